@@ -1,0 +1,1 @@
+"""What is legal: graphs, dimension flow, regions, memory, and the space of plans."""

@@ -1,0 +1,205 @@
+"""Plans: which regions run in a loop, and in how large chunks.
+
+A plan is a frozen value that belongs to one graph, named by its fingerprint, and refers to nodes
+by their place there. It holds decisions alone, so that it can be compared, hashed, written to YAML
+and applied at another length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from search_space.errors import PlanError
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """A convex set of nodes, with the dimension in which each node's output is sliced.
+
+    Attributes:
+        nodes: ascending places in the graph.
+        dims: for each of them, the chunk dimension of its output.
+        recomputed: those of ``nodes`` that are cheap and computed again inside the loop, while the
+            original stays outside for its other users.
+    """
+
+    nodes: tuple[int, ...]
+    dims: tuple[int, ...]
+    recomputed: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.nodes:
+            raise PlanError("a region has no nodes")
+        if any(a >= b for a, b in zip(self.nodes, self.nodes[1:], strict=False)):
+            raise PlanError(f"a region's nodes must ascend, got {self.nodes}")
+        if len(self.dims) != len(self.nodes):
+            raise PlanError(f"{len(self.nodes)} nodes need as many dims, got {len(self.dims)}")
+        if any(dim < 0 for dim in self.dims):
+            raise PlanError(f"chunk dimensions are not negative, got {self.dims}")
+        if not set(self.recomputed) <= set(self.nodes):
+            raise PlanError(f"recomputed nodes {self.recomputed} are not all in the region")
+
+    @property
+    def anchor(self) -> int:
+        """Its last node: where the class pattern is hung."""
+        return self.nodes[-1]
+
+    def shifted(self, by: int) -> Region:
+        """The region ``by`` places further on."""
+        return Region(
+            tuple(n + by for n in self.nodes), self.dims, tuple(n + by for n in self.recomputed)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One region class and how it runs: in every occurrence alike.
+
+    Attributes:
+        regions: the occurrences, ascending by anchor; disjoint.
+        chunk_size: how many of the region's units a pass of the loop takes; at least 1.
+        inner: a choice inside the body, its regions counted in the same graph; None for none.
+        donated: per occurrence, the external node whose storage takes the output; -1 for none.
+            Empty where nothing is donated.
+        compiled: whether the body is compiled.
+    """
+
+    regions: tuple[Region, ...]
+    chunk_size: int
+    inner: Choice | None = None
+    donated: tuple[int, ...] = ()
+    compiled: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.regions:
+            raise PlanError("a choice has no regions")
+        if self.chunk_size < 1:
+            raise PlanError(f"chunk_size must be at least 1, got {self.chunk_size}")
+        if self.donated and len(self.donated) != len(self.regions):
+            raise PlanError(
+                f"donated needs one entry per region ({len(self.regions)}), got {self.donated}"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The decisions for one graph. The default value leaves the model unchanged.
+
+    Attributes:
+        fingerprint: of the graph, after the rewrites.
+        choices: ascending by first node; no node is in two of them, unless recomputed.
+        rewrites: names of graph passes that run first.
+    """
+
+    fingerprint: str
+    choices: tuple[Choice, ...] = ()
+    rewrites: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        taken: set[int] = set()
+        for choice in self.choices:
+            for region in choice.regions:
+                own = set(region.nodes) - set(region.recomputed)
+                if taken & own:
+                    raise PlanError(f"two choices share the nodes {sorted(taken & own)}")
+                taken |= own
+        firsts = [choice.regions[0].nodes for choice in self.choices]
+        if firsts != sorted(firsts):
+            raise PlanError("a plan's choices must ascend by their first region")
+
+
+def encode_ranges(numbers: Sequence[int]) -> str:
+    """Ascending numbers as text: ``-5..-2,0``."""
+    parts: list[str] = []
+    start = previous = None
+    for number in [*numbers, None]:
+        if start is None or previous is None:
+            start = previous = number
+        elif number is not None and number == previous + 1:
+            previous = number
+        else:
+            parts.append(str(start) if start == previous else f"{start}..{previous}")
+            start = previous = number
+    return ",".join(parts)
+
+
+def decode_ranges(text: str) -> tuple[int, ...]:
+    """The inverse of :func:`encode_ranges`.
+
+    Raises:
+        PlanError: the text is not of that form.
+    """
+    numbers: list[int] = []
+    for part in text.split(",") if text else []:
+        first, dots, last = part.partition("..")
+        try:
+            low = int(first)
+            high = int(last) if dots else low
+        except ValueError:
+            raise PlanError(f"{text!r} is no list of ranges like '-5..-2,0'") from None
+        if high < low or high - low > 1_000_000:
+            raise PlanError(f"the range {part!r} runs backwards or is too long")
+        numbers.extend(range(low, high + 1))
+    return tuple(numbers)
+
+
+def encode_regions(regions: Sequence[Region]) -> dict[str, Any]:
+    """A class of regions as a compact mapping of plain values.
+
+    The nodes stand relative to the anchor, and the anchors of all occurrences follow.
+    """
+    first = regions[0]
+    zero = first.shifted(-first.anchor)
+    for region in regions:
+        if region.shifted(-region.anchor) != zero:
+            raise PlanError("the regions of one choice must be the same up to position")
+    row: dict[str, Any] = {"nodes": encode_ranges(zero.nodes), "dims": _encode_runs(zero.dims)}
+    if zero.recomputed:
+        row["recomputed"] = encode_ranges(zero.recomputed)
+    row["at"] = [region.anchor for region in regions]
+    return row
+
+
+def decode_regions(row: Mapping[str, Any]) -> tuple[Region, ...]:
+    """The inverse of :func:`encode_regions`.
+
+    Raises:
+        PlanError: a field is missing or malformed.
+    """
+    try:
+        zero = Region(
+            decode_ranges(str(row["nodes"])),
+            _decode_runs(str(row["dims"])),
+            decode_ranges(str(row.get("recomputed", ""))),
+        )
+        anchors = [int(anchor) for anchor in row["at"]]
+    except (KeyError, TypeError, ValueError) as error:
+        raise PlanError(f"a region definition is malformed: {error!r} in {dict(row)!r}") from error
+    return tuple(zero.shifted(anchor - zero.anchor) for anchor in anchors)
+
+
+def _encode_runs(numbers: Sequence[int]) -> str:
+    """``(2, 2, 2, 1)`` as ``2x3,1``."""
+    parts: list[str] = []
+    position = 0
+    while position < len(numbers):
+        run = position
+        while run < len(numbers) and numbers[run] == numbers[position]:
+            run += 1
+        count = run - position
+        parts.append(f"{numbers[position]}x{count}" if count > 1 else str(numbers[position]))
+        position = run
+    return ",".join(parts)
+
+
+def _decode_runs(text: str) -> tuple[int, ...]:
+    numbers: list[int] = []
+    for part in text.split(","):
+        value, times, count = part.partition("x")
+        repeat = int(count) if times else 1
+        if not 0 < repeat <= 1_000_000:
+            raise ValueError(f"run {part!r}")
+        numbers.extend([int(value)] * repeat)
+    return tuple(numbers)
