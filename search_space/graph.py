@@ -325,14 +325,14 @@ class SizedGraph:
 
     @cached_property
     def base(self) -> tuple[int, ...]:
-        """For each node, the node that owns its storage: itself, or the end of its alias chain."""
+        """For each node, the node that owns its storage: itself, or the end of its alias chain.
+
+        The parts of an op with several outputs count as one storage, freed with its last part.
+        """
         owner = list(range(len(self.nodes)))
         for node in self.nodes:
             if (ALIAS in node.traits or node.op == "getitem") and node.refs:
-                source = node.refs[0][1]
-                if node.op == "getitem" and ALIAS not in self.nodes[source].traits:
-                    continue  # the parts of a non-view op (say topk) are storages of their own
-                owner[node.index] = owner[source]
+                owner[node.index] = owner[node.refs[0][1]]
         return tuple(owner)
 
 

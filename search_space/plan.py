@@ -38,8 +38,10 @@ class Region:
             raise PlanError(f"{len(self.nodes)} nodes need as many dims, got {len(self.dims)}")
         if any(dim < 0 for dim in self.dims):
             raise PlanError(f"chunk dimensions are not negative, got {self.dims}")
-        if not set(self.recomputed) <= set(self.nodes):
-            raise PlanError(f"recomputed nodes {self.recomputed} are not all in the region")
+        if not set(self.recomputed) <= set(self.nodes[:-1]):
+            raise PlanError(
+                f"recomputed nodes {self.recomputed} must be in the region, and not its last"
+            )
 
     @property
     def anchor(self) -> int:
@@ -47,9 +49,15 @@ class Region:
         return self.nodes[-1]
 
     def shifted(self, by: int) -> Region:
-        """The region ``by`` places further on."""
+        """The region ``by`` places further on. Recomputed nodes, such as a mask that all layers
+        share, stay where they are."""
+        again = set(self.recomputed)
+        pairs = sorted(
+            (node if node in again else node + by, dim)
+            for node, dim in zip(self.nodes, self.dims, strict=True)
+        )
         return Region(
-            tuple(n + by for n in self.nodes), self.dims, tuple(n + by for n in self.recomputed)
+            tuple(node for node, _ in pairs), tuple(dim for _, dim in pairs), self.recomputed
         )
 
 
@@ -148,16 +156,23 @@ def decode_ranges(text: str) -> tuple[int, ...]:
 def encode_regions(regions: Sequence[Region]) -> dict[str, Any]:
     """A class of regions as a compact mapping of plain values.
 
-    The nodes stand relative to the anchor, and the anchors of all occurrences follow.
+    Nodes stand relative to the anchor, recomputed ones by their own places; the anchors of all
+    occurrences follow.
     """
     first = regions[0]
-    zero = first.shifted(-first.anchor)
     for region in regions:
-        if region.shifted(-region.anchor) != zero:
+        if region != first.shifted(region.anchor - first.anchor):
             raise PlanError("the regions of one choice must be the same up to position")
-    row: dict[str, Any] = {"nodes": encode_ranges(zero.nodes), "dims": _encode_runs(zero.dims)}
-    if zero.recomputed:
-        row["recomputed"] = encode_ranges(zero.recomputed)
+    again = set(first.recomputed)
+    pairs = list(zip(first.nodes, first.dims, strict=True))
+    own = [(node - first.anchor, dim) for node, dim in pairs if node not in again]
+    row: dict[str, Any] = {
+        "nodes": encode_ranges([node for node, _ in own]),
+        "dims": _encode_runs([dim for _, dim in own]),
+    }
+    if again:
+        row["recomputed"] = encode_ranges(first.recomputed)
+        row["recomputed_dims"] = _encode_runs([dim for node, dim in pairs if node in again])
     row["at"] = [region.anchor for region in regions]
     return row
 
@@ -169,15 +184,23 @@ def decode_regions(row: Mapping[str, Any]) -> tuple[Region, ...]:
         PlanError: a field is missing or malformed.
     """
     try:
-        zero = Region(
-            decode_ranges(str(row["nodes"])),
-            _decode_runs(str(row["dims"])),
-            decode_ranges(str(row.get("recomputed", ""))),
-        )
+        nodes, dims = decode_ranges(str(row["nodes"])), _decode_runs(str(row["dims"]))
+        again = decode_ranges(str(row.get("recomputed", "")))
+        again_dims = _decode_runs(str(row["recomputed_dims"])) if again else ()
         anchors = [int(anchor) for anchor in row["at"]]
+        found = []
+        for anchor in anchors:
+            pairs = sorted([
+                *zip((node + anchor for node in nodes), dims, strict=True),
+                *zip(again, again_dims, strict=True),
+            ])  # fmt: skip
+            region = Region(
+                tuple(node for node, _ in pairs), tuple(dim for _, dim in pairs), again
+            )
+            found.append(region)
     except (KeyError, TypeError, ValueError) as error:
         raise PlanError(f"a region definition is malformed: {error!r} in {dict(row)!r}") from error
-    return tuple(zero.shifted(anchor - zero.anchor) for anchor in anchors)
+    return tuple(found)
 
 
 def _encode_runs(numbers: Sequence[int]) -> str:
@@ -203,3 +226,53 @@ def _decode_runs(text: str) -> tuple[int, ...]:
             raise ValueError(f"run {part!r}")
         numbers.extend([int(value)] * repeat)
     return tuple(numbers)
+
+
+def encode_plan(plan: Plan) -> dict[str, Any]:
+    """A plan as plain values, for a file or another process."""
+    return {
+        "fingerprint": plan.fingerprint,
+        "rewrites": list(plan.rewrites),
+        "choices": [_encode_choice(choice) for choice in plan.choices],
+    }
+
+
+def decode_plan(row: Mapping[str, Any]) -> Plan:
+    """The inverse of :func:`encode_plan`.
+
+    Raises:
+        PlanError: a field is missing or malformed.
+    """
+    try:
+        return Plan(
+            str(row["fingerprint"]),
+            tuple(_decode_choice(choice) for choice in row["choices"]),
+            tuple(str(name) for name in row.get("rewrites", ())),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise PlanError(f"a plan is malformed: {error!r}") from error
+
+
+def _encode_choice(choice: Choice) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "regions": encode_regions(choice.regions),
+        "chunk_size": choice.chunk_size,
+    }
+    if choice.inner is not None:
+        row["inner"] = _encode_choice(choice.inner)
+    if choice.donated:
+        row["donated"] = list(choice.donated)
+    if choice.compiled:
+        row["compiled"] = True
+    return row
+
+
+def _decode_choice(row: Mapping[str, Any]) -> Choice:
+    inner = row.get("inner")
+    return Choice(
+        decode_regions(row["regions"]),
+        int(row["chunk_size"]),
+        None if inner is None else _decode_choice(inner),
+        tuple(int(place) for place in row.get("donated", ())),
+        bool(row.get("compiled", False)),
+    )

@@ -1,0 +1,1 @@
+"""Does it help? Subjects, demonstrations and measured tables; run from the repository."""

@@ -1,0 +1,544 @@
+"""Capture: a model and example inputs become a :class:`~search_space.graph.Graph`.
+
+``torch.export`` traces the model once with every dimension of every tensor input left symbolic, so
+that one graph serves all lengths that its guards allow. The inference IR is functional and keeps
+``linear``, ``layer_norm``, ``scaled_dot_product_attention`` and convolutions whole. What follows is
+a list of passes (:data:`PASSES`), each from rows to rows, that remove what would only hinder
+analysis; the rows then become plain data.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import operator
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+from torch.utils._sympy.printers import PythonPrinter
+
+from search_space.errors import CaptureError
+from search_space.graph import (
+    ALIAS,
+    BUFFER,
+    CONSTANT,
+    INPUT,
+    LEAVES,
+    OP,
+    OPAQUE,
+    PARAMETER,
+    POINTWISE,
+    RANDOM,
+    Argument,
+    Graph,
+    Node,
+    Ref,
+    TensorMeta,
+    TorchConstant,
+    map_arguments,
+    walk_arguments,
+)
+from search_space.sizes import Expr, Size
+
+Rows = tuple[Node, ...]
+
+
+@dataclass(frozen=True)
+class Capture:
+    """A captured model.
+
+    Attributes:
+        graph: the model as plain data.
+        constants: tensors that the trace created, by the name of their CONSTANT node.
+        tensor_places: which of a call's flattened leaves are the graph's inputs.
+        leaves: the other leaves, as they were at capture; a call must give equal ones.
+        in_spec, out_spec: tree structures of ``(args, kwargs)`` and of the output.
+    """
+
+    graph: Graph
+    constants: Mapping[str, torch.Tensor]
+    tensor_places: tuple[int, ...]
+    leaves: tuple[Any, ...]
+    in_spec: pytree.TreeSpec
+    out_spec: pytree.TreeSpec
+
+
+class _Output:
+    """Holds the output's structure, since the exporter undoes what forward sets on the module."""
+
+    spec: pytree.TreeSpec
+
+
+class _Flat(torch.nn.Module):
+    """Calls a model with flat tensors and returns the flat output."""
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        leaves: list[Any],
+        places: tuple[int, ...],
+        spec: pytree.TreeSpec,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self._leaves = leaves
+        self._places = places
+        self._spec = spec
+        self.output = _Output()
+
+    def forward(self, *tensors: torch.Tensor) -> tuple[Any, ...]:
+        leaves = list(self._leaves)
+        for place, tensor in zip(self._places, tensors, strict=True):
+            leaves[place] = tensor
+        args, kwargs = pytree.tree_unflatten(leaves, self._spec)
+        flat, out_spec = flatten_output(self.model(*args, **kwargs))
+        self.output.spec = out_spec
+        return tuple(flat)
+
+
+def flatten_output(output: Any) -> tuple[list[Any], pytree.TreeSpec]:
+    """An output's leaves and structure; plain dataclasses are registered on first sight."""
+    if (
+        dataclasses.is_dataclass(output)
+        and not isinstance(output, type)
+        and type(output) not in pytree.SUPPORTED_NODES
+    ):
+        pytree.register_dataclass(type(output))
+    return pytree.tree_flatten(output)
+
+
+def capture(
+    model: torch.nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None
+) -> Capture:
+    """Capture ``model`` as called with these example inputs.
+
+    Sizes 0 and 1 of the example are taken as fixed; all others stay symbolic where the model
+    allows it. The model must be in evaluation mode.
+
+    Raises:
+        CaptureError: the model cannot be captured; the message says why.
+    """
+    _check_model(model)
+    leaves, in_spec = pytree.tree_flatten((tuple(args), dict(kwargs or {})))
+    places = tuple(i for i, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor))
+    if not places:
+        raise CaptureError("the example inputs hold no tensor; pass the model's real inputs")
+    tensors = tuple(leaves[i] for i in places)
+    flat = _Flat(model, leaves, places, in_spec)
+    program = _export(flat, tensors)
+    rows, outputs, symbols, guards = _convert(program, tensors)
+    for change in PASSES:
+        rows, outputs = change(rows, outputs)
+    device = next((t.device.type for t in tensors), "cpu")
+    parameter = next(model.parameters(), None)
+    if parameter is not None:
+        device = parameter.device.type
+    graph = Graph(rows, outputs, symbols, guards, device)
+    used = {node.op for node in rows if node.kind == CONSTANT}
+    constants = {name: t for name, t in program.constants.items() if name in used}
+    others = tuple(None if i in set(places) else leaf for i, leaf in enumerate(leaves))
+    return Capture(graph, constants, places, others, in_spec, flat.output.spec)
+
+
+def _check_model(model: torch.nn.Module) -> None:
+    if model.training:
+        raise CaptureError("the model is in training mode; call model.eval() first")
+    for name, module in model.named_modules():
+        if hasattr(module, "_hf_hook"):
+            raise CaptureError(
+                f"module {name or '(root)'!r} carries an accelerate hook, which a captured graph "
+                "would silently drop; load the model without device_map, or remove the hooks with "
+                "accelerate.hooks.remove_hook_from_module(model, recurse=True)"
+            )
+
+
+def _export(flat: _Flat, tensors: tuple[torch.Tensor, ...]) -> Any:
+    auto = torch.export.Dim.AUTO
+    shapes = (tuple(dict.fromkeys(range(t.dim()), auto) for t in tensors),)
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.export.export(flat, tensors, strict=False, dynamic_shapes=shapes)
+            program = program.run_decompositions({})
+    except Exception as error:  # whatever the model's own code raises while traced
+        reason = str(error).strip().splitlines()
+        raise CaptureError(
+            f"torch.export could not trace the model: {type(error).__name__}: "
+            f"{reason[0] if reason else 'no message'}. Use the model unchanged, or capture the "
+            "submodules that hold its long loops"
+        ) from error
+    signature = program.graph_signature
+    if signature.buffers_to_mutate or signature.user_inputs_to_mutate:
+        changed = [*signature.buffers_to_mutate.values(), *signature.user_inputs_to_mutate.values()]
+        raise CaptureError(
+            f"the model changes {', '.join(map(repr, changed[:3]))} in place while it runs; such a "
+            "model cannot be captured. Turn the cache or running statistics off"
+        )
+    return program
+
+
+class _Symbols:
+    """Prints symbolic sizes as Python text with symbols named n0, n1, ... by first appearance."""
+
+    def __init__(self) -> None:
+        self.names: dict[Any, str] = {}
+        self.env: Any = None
+        self._printer = PythonPrinter()
+        self._texts: dict[Any, str] = {}
+
+    def meet(self, size: int | torch.SymInt) -> None:
+        """Give names to the symbols of an input's dimension."""
+        if isinstance(size, int):
+            return
+        self.env = size.node.shape_env
+        for symbol in sorted(size.node.expr.free_symbols, key=str):
+            self.names.setdefault(symbol, f"n{len(self.names)}")
+
+    def text(self, expression: Any) -> str:
+        if expression not in self._texts:
+            unknown = [s for s in expression.free_symbols if s not in self.names]
+            if unknown:
+                raise CaptureError(
+                    f"a size depends on the data ({', '.join(map(str, unknown))}), for instance "
+                    "through nonzero or item(); such a model cannot be analysed whole"
+                )
+            import sympy
+
+            renamed = expression.xreplace(
+                {s: sympy.Symbol(n, integer=True, positive=True) for s, n in self.names.items()}
+            )
+            self._texts[expression] = self._printer.doprint(renamed)
+        return self._texts[expression]
+
+    def size(self, value: Any) -> Size:
+        if isinstance(value, int):
+            return int(value)
+        expression = value.node.expr
+        return int(expression) if expression.is_Integer else Expr(self.text(expression))
+
+    def scalar(self, value: Any) -> Argument:
+        if isinstance(value, torch.SymInt):
+            return self.size(value)
+        expression = value.node.expr
+        if expression.is_number:
+            return bool(expression) if isinstance(value, torch.SymBool) else float(expression)
+        return Expr(self.text(expression))
+
+    def guards(self) -> tuple[Expr, ...]:
+        """What the trace assumed of the symbols."""
+        if self.env is None:
+            return ()
+        found: dict[str, None] = {}
+        for symbol, name in self.names.items():
+            bounds = self.env.var_to_range.get(symbol)
+            lower = 2 if bounds is None or not bounds.lower.is_Integer else int(bounds.lower)
+            found[f"{name} >= {max(lower, 2)}"] = None
+            if bounds is not None and bounds.upper.is_Integer and int(bounds.upper) < 2**31:
+                found[f"{name} <= {int(bounds.upper)}"] = None
+        for guard in self.env.guards:
+            expression = self.env.replace(guard.expr)
+            if expression in (True, False) or not expression.free_symbols:
+                continue
+            if all(s in self.names for s in expression.free_symbols):
+                found[self.text(expression)] = None
+        return tuple(Expr(text) for text in found)
+
+
+_STRIPPED = frozenset({
+    "aten._assert_tensor_metadata.default", "aten._assert_scalar.default",
+    "aten.sym_constrain_range.default", "aten.sym_constrain_range_for_size.default",
+    "aten._assert_async.msg",
+})  # fmt: skip
+
+
+def _convert(
+    program: Any, tensors: tuple[torch.Tensor, ...]
+) -> tuple[Rows, tuple[Argument, ...], tuple[str, ...], tuple[Expr, ...]]:
+    signature = program.graph_signature
+    kinds = {
+        **{name: (PARAMETER, fqn) for name, fqn in signature.inputs_to_parameters.items()},
+        **{name: (BUFFER, fqn) for name, fqn in signature.inputs_to_buffers.items()},
+        **{
+            name: (CONSTANT, target)
+            for name, target in signature.inputs_to_lifted_tensor_constants.items()
+        },
+    }
+    symbols = _Symbols()
+    placeholders = [n for n in program.graph.nodes if n.op == "placeholder"]
+    for node in placeholders:
+        if node.name not in kinds and isinstance(node.meta.get("val"), torch.Tensor):
+            for size in node.meta["val"].shape:
+                symbols.meet(size)
+    rows: list[Node] = []
+    values: dict[Any, Argument] = {}
+    outputs: tuple[Argument, ...] = ()
+
+    def plain(value: Any) -> Argument:
+        if isinstance(value, torch.fx.Node):
+            return values[value]
+        if isinstance(value, (list, tuple)):
+            return tuple(plain(item) for item in value)
+        if isinstance(value, slice):
+            raise CaptureError("the graph holds a Python slice, which is not understood")
+        return _plain_constant(value, symbols)
+
+    for node in program.graph.nodes:
+        value = node.meta.get("val")
+        if node.op == "output":
+            outputs = tuple(plain(item) for item in node.args[0])
+            continue
+        if isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool)):
+            values[node] = symbols.scalar(value)
+            continue
+        name = _full_name(node.target) if node.op == "call_function" else ""
+        if name in _STRIPPED or (node.op == "call_function" and value is None and not node.users):
+            continue
+        if node.op == "placeholder" and not isinstance(value, torch.Tensor):
+            values[node] = _plain_constant(value, symbols)
+            continue
+        index = len(rows)
+        if node.op == "placeholder":
+            kind, fqn = kinds.get(node.name, (INPUT, node.name))
+            fqn = fqn.removeprefix("model.") if kind in (PARAMETER, BUFFER) else fqn
+            rows.append(Node(index, node.name, kind, fqn, outputs=(_meta(value, symbols),)))
+        elif node.op == "call_function":
+            rows.append(_op_row(index, node, name, value, plain, symbols))
+        else:
+            raise CaptureError(f"the graph holds a {node.op} node ({node.name}), not understood")
+        values[node] = Ref(index)
+    return tuple(rows), outputs, tuple(symbols.names.values()), symbols.guards()
+
+
+def _op_row(
+    index: int,
+    node: torch.fx.Node,
+    name: str,
+    value: Any,
+    plain: Callable[[Any], Argument],
+    symbols: _Symbols,
+) -> Node:
+    if not isinstance(node.target, torch._ops.OpOverload) and node.target is not operator.getitem:
+        raise CaptureError(
+            f"the graph holds {node.target!s}, a nested program, which is not understood"
+        )
+    several = isinstance(value, (list, tuple))
+    parts = value if several else (value,)
+    if not all(isinstance(part, torch.Tensor) for part in parts):
+        parts = [part for part in parts if isinstance(part, torch.Tensor)]
+        if not parts:
+            raise CaptureError(f"{node.name} ({name}) gives no tensor, which is not understood")
+    return Node(
+        index,
+        node.name,
+        OP,
+        name,
+        tuple(plain(item) for item in node.args),
+        tuple((key, plain(item)) for key, item in node.kwargs.items()),
+        tuple(_meta(part, symbols) for part in parts),
+        several,
+        _traits(node.target, name, value, node),
+        _module_path(node),
+    )
+
+
+def _full_name(target: Any) -> str:
+    if target is operator.getitem:
+        return "getitem"
+    return str(target)
+
+
+def _traits(target: Any, name: str, value: Any, node: torch.fx.Node) -> frozenset[str]:
+    if name == "getitem":
+        return frozenset()
+    found = set()
+    tags = target.tags
+    if torch.Tag.pointwise in tags:
+        found.add(POINTWISE)
+    if torch.Tag.nondeterministic_seeded in tags:
+        found.add(RANDOM)
+    # (ops whose output's size depends on data were refused when their sizes were printed)
+    if target._schema.is_mutable or torch.Tag.data_dependent_output in tags:
+        found.add(OPAQUE)
+    first = next((a for a in node.all_input_nodes), None)
+    aliased = any(r.alias_info is not None and not r.alias_info.is_write
+                  for r in target._schema.returns)  # fmt: skip
+    if name == "aten._unsafe_view.default":
+        found.add(ALIAS)
+    elif aliased and first is not None:
+        # `to`, `contiguous` and `reshape` alias only sometimes: ask the traced tensors
+        parts = value if isinstance(value, (list, tuple)) else (value,)
+        source = first.meta.get("val")
+        if isinstance(source, (list, tuple)):
+            source = source[0]
+        if all(torch._C._is_alias_of(source, part) for part in parts):
+            found.add(ALIAS)
+    return frozenset(found)
+
+
+def _module_path(node: torch.fx.Node) -> str:
+    stack = node.meta.get("nn_module_stack") or {}
+    path = list(stack.values())[-1][0] if stack else ""
+    path = str(path).replace("L['self'].", "").removeprefix("model.")
+    return "" if path == "model" else path
+
+
+def _meta(value: torch.Tensor, symbols: _Symbols) -> TensorMeta:
+    if value.layout != torch.strided:
+        raise CaptureError(f"the graph holds a {value.layout} tensor; only dense ones are known")
+    return TensorMeta(
+        tuple(symbols.size(s) for s in value.shape),
+        tuple(symbols.size(s) for s in value.stride()),
+        str(value.dtype).removeprefix("torch."),
+        str(value.device),
+    )
+
+
+def _plain_constant(value: Any, symbols: _Symbols) -> Argument:
+    if value is None or isinstance(value, (bool, int, float, complex, str)):
+        return value
+    if isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool)):
+        return symbols.scalar(value)
+    if isinstance(value, torch.dtype):
+        return TorchConstant("dtype", str(value).removeprefix("torch."))
+    if isinstance(value, torch.device):
+        return TorchConstant("device", str(value))
+    if isinstance(value, torch.layout):
+        return TorchConstant("layout", str(value).removeprefix("torch."))
+    if isinstance(value, torch.memory_format):
+        return TorchConstant("memory_format", str(value).removeprefix("torch."))
+    raise CaptureError(f"the graph holds an argument of type {type(value).__name__}: {value!r}")
+
+
+# -- passes ----------------------------------------------------------------------------------------
+
+Pass = Callable[[Rows, tuple[Argument, ...]], tuple[Rows, tuple[Argument, ...]]]
+
+_CREATED_LIKE: Mapping[str, str] = {
+    "aten.new_ones.default": "aten.ones.default",
+    "aten.new_zeros.default": "aten.zeros.default",
+    "aten.new_empty.default": "aten.empty.memory_format",
+    "aten.new_full.default": "aten.full.default",
+    "aten.ones_like.default": "aten.ones.default",
+    "aten.zeros_like.default": "aten.zeros.default",
+    "aten.empty_like.default": "aten.empty.memory_format",
+    "aten.full_like.default": "aten.full.default",
+}
+
+
+def cut_metadata_edges(
+    rows: Rows, outputs: tuple[Argument, ...]
+) -> tuple[Rows, tuple[Argument, ...]]:
+    """``new_ones(x)``, ``zeros_like(x)`` read only x's dtype, device and sizes: drop the edge.
+
+    Left in, such an edge keeps x alive and breaks the convexity of every region around it.
+    """
+    changed = []
+    for node in rows:
+        op = _CREATED_LIKE.get(node.op)
+        contiguous = node.kind == OP and _is_contiguous(node.outputs[0]) if op else False
+        if op is None or not contiguous:
+            changed.append(node)
+            continue
+        meta = node.outputs[0]
+        fill: tuple[Argument, ...] = ()
+        if op == "aten.full.default":
+            place = 2 if node.op == "aten.new_full.default" else 1
+            fill = (dict(node.kwargs)["fill_value"],) if len(node.args) <= place else (
+                node.args[place],
+            )  # fmt: skip
+        kwargs: tuple[tuple[str, Argument], ...] = (
+            ("dtype", TorchConstant("dtype", meta.dtype)),
+            ("device", TorchConstant("device", meta.device)),
+        )
+        changed.append(
+            dataclasses.replace(
+                node, op=op, args=(meta.shape, *fill), kwargs=kwargs, traits=frozenset()
+            )
+        )
+    return tuple(changed), outputs
+
+
+def _is_contiguous(meta: TensorMeta) -> bool:
+    """Whether strides are those of a row-major tensor, told from their texts alone."""
+    return not meta.strides or (
+        meta.strides[-1] == 1
+        and not any(isinstance(s, int) and s == 0 for s in meta.strides)
+        and all(
+            not (isinstance(a, int) and isinstance(b, int)) or a >= b
+            for a, b in zip(meta.strides, meta.strides[1:], strict=False)
+        )
+    )
+
+
+def drop_clones(rows: Rows, outputs: tuple[Argument, ...]) -> tuple[Rows, tuple[Argument, ...]]:
+    """Remove ``clone``s that keep the layout, as evaluation-mode dropout leaves them.
+
+    The graph is functional, so that nobody can tell the copy from the original, except the caller
+    where the copy is an output.
+    """
+    kept = {value.index for _, value in walk_arguments(outputs) if isinstance(value, Ref)}
+    moved: dict[int, int] = {}
+    for node in rows:
+        if node.op == "aten.clone.default" and node.index not in kept:
+            source = node.args[0]
+            assert isinstance(source, Ref)
+            origin = moved.get(source.index, source.index)
+            if rows[origin].outputs[0] == node.outputs[0]:
+                moved[node.index] = origin
+    return _redirect(rows, outputs, moved)
+
+
+def drop_dead(rows: Rows, outputs: tuple[Argument, ...]) -> tuple[Rows, tuple[Argument, ...]]:
+    """Remove ops and the model's own leaves that no output needs; renumber the rest."""
+    live = {value.index for _, value in walk_arguments(outputs) if isinstance(value, Ref)}
+    for node in reversed(rows):
+        if node.index in live or OPAQUE in node.traits or RANDOM in node.traits:
+            live.add(node.index)
+            live.update(
+                value.index
+                for _, value in walk_arguments(node.args, node.kwargs)
+                if isinstance(value, Ref)
+            )
+    live.update(node.index for node in rows if node.kind == INPUT)
+    ordered = [node for node in rows if node.index in live]
+    ordered.sort(key=lambda node: node.kind not in LEAVES)  # leaves first, order kept
+    places = {node.index: place for place, node in enumerate(ordered)}
+
+    def move(value: Argument) -> Argument:
+        return Ref(places[value.index]) if isinstance(value, Ref) else value
+
+    renumbered = tuple(
+        dataclasses.replace(
+            node,
+            index=place,
+            args=tuple(map_arguments(value, move) for value in node.args),
+            kwargs=tuple((name, map_arguments(value, move)) for name, value in node.kwargs),
+        )
+        for place, node in enumerate(ordered)
+    )
+    return renumbered, tuple(map_arguments(value, move) for value in outputs)
+
+
+def _redirect(
+    rows: Rows, outputs: tuple[Argument, ...], moved: Mapping[int, int]
+) -> tuple[Rows, tuple[Argument, ...]]:
+    def move(value: Argument) -> Argument:
+        return Ref(moved.get(value.index, value.index)) if isinstance(value, Ref) else value
+
+    changed = tuple(
+        dataclasses.replace(
+            node,
+            args=tuple(map_arguments(value, move) for value in node.args),
+            kwargs=tuple((name, map_arguments(value, move)) for name, value in node.kwargs),
+        )
+        for node in rows
+    )
+    return changed, tuple(map_arguments(value, move) for value in outputs)
+
+
+PASSES: tuple[Pass, ...] = (cut_metadata_edges, drop_clones, drop_dead)
+"""What capture does to the traced rows, in order."""
+

@@ -1,0 +1,93 @@
+"""Dimension flow: what one op needs of its arguments to compute a slice of its output.
+
+For an op and one dimension of its output, a rule answers per *argument position* (in ``y @ y`` both
+arguments are one node): slice this argument at that dimension, or take it whole. It also gives the
+op to run on the slices, since sizes among the arguments change with the chunk.
+
+Rules see sizes as numbers, at one length. A region's legality is therefore checked again at every
+length at which it is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+
+from search_space.graph import Argument, Path, SizedGraph, SizedNode, Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """An argument is sliced at ``dim``; ``ratio`` of its positions belong to one of the output's.
+
+    Positions ``[s, e)`` of the output's chunk dimension need positions ``[s * ratio, e * ratio)``.
+    A ratio below one (1/64 where heads of 64 are merged) restricts chunks to multiples.
+    """
+
+    dim: int
+    ratio: Fraction = Fraction(1)
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """How one op runs on a slice of its output.
+
+    Attributes:
+        slices: the tensor arguments to slice, by path in the arguments below; all others are
+            taken whole.
+        op: the op to run instead of the node's own (``view`` becomes ``reshape``), or None.
+        args, kwargs: the arguments to run it on, with :class:`~search_space.graph.Affine` where a
+            value depends on the chunk; None to keep the node's own.
+        exact: False where slicing re-associates a reduction, so that results may differ in the
+            last bits.
+    """
+
+    slices: tuple[tuple[Path, Slice], ...] = ()
+    op: str | None = None
+    args: tuple[Argument, ...] | None = None
+    kwargs: tuple[tuple[str, Argument], ...] | None = None
+    exact: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A rule's question: ``node``'s output (every output, where it has several) is sliced at
+    ``dim``, which is not negative and has at least two positions."""
+
+    graph: SizedGraph
+    node: SizedNode
+    dim: int
+
+    def tensor(self, index: int) -> Tensor:
+        """The (first) tensor that the node at ``index`` gives."""
+        return self.graph.nodes[index].output
+
+
+Rule = Callable[[Query], Flow | None]
+"""Gives the flow, or None where slicing this output at this dimension is not legal."""
+
+_RULES: dict[str, Rule] = {}
+
+
+def rule(*ops: str) -> Callable[[Rule], Rule]:
+    """Register a rule for ops by full name (``aten.add.Tensor``) or by packet (``aten.add``)."""
+
+    def register(function: Rule) -> Rule:
+        for op in ops:
+            if op in _RULES:
+                raise ValueError(f"two dimension rules for {op}")
+            _RULES[op] = function
+        return function
+
+    return register
+
+
+def find_rule(op: str) -> Rule | None:
+    """The rule for an op's full name: its own, else its packet's, else None."""
+    return _RULES.get(op) or _RULES.get(op.rpartition(".")[0])
+
+
+def known_ops() -> tuple[str, ...]:
+    """Every name that has a rule, sorted."""
+    return tuple(sorted(_RULES))

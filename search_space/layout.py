@@ -1,0 +1,230 @@
+"""Strides: which views stay views on a slice, and which kernels must copy their arguments first.
+
+A slice of a tensor is not dense, so that a ``reshape`` that was a view of the whole may copy a
+slice. The memory of a loop's body depends on that, and the capture's strides cannot tell; they are
+worked out here, per chunk, from strides alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import prod
+
+from search_space.graph import Argument
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Shape and strides of a tensor, in elements."""
+
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    @property
+    def numel(self) -> int:
+        return prod(self.shape)
+
+
+def contiguous(shape: Sequence[int]) -> Layout:
+    """The row-major layout of a shape."""
+    strides: list[int] = []
+    step = 1
+    for size in reversed(shape):
+        strides.append(step)
+        step *= max(size, 1)
+    return Layout(tuple(shape), tuple(reversed(strides)))
+
+
+def is_contiguous(layout: Layout) -> bool:
+    """Whether a layout is row-major; strides of single positions do not matter."""
+    step = 1
+    for size, stride in zip(reversed(layout.shape), reversed(layout.strides), strict=True):
+        if size != 1:
+            if stride != step:
+                return False
+            step *= size
+    return True
+
+
+def dense_like(shape: Sequence[int], strides: Sequence[int]) -> Layout:
+    """A dense layout of ``shape`` whose dimensions lie in the order that ``strides`` give.
+
+    Elementwise ops keep their arguments' order of dimensions; broadcast strides (0) give row-major.
+    """
+    if any(stride == 0 and size > 1 for size, stride in zip(shape, strides, strict=True)):
+        return contiguous(shape)
+    order = sorted(range(len(shape)), key=lambda d: (strides[d], shape[d] > 1, -d))
+    found = [0] * len(shape)
+    step = 1
+    for dim in order:
+        found[dim] = step
+        step *= max(shape[dim], 1)
+    return Layout(tuple(shape), tuple(found))
+
+
+def is_dense(layout: Layout) -> bool:
+    """Whether the elements fill their storage without gaps or overlaps, in any order."""
+    step = 1
+    for stride, size in sorted(zip(layout.strides, layout.shape, strict=True)):
+        if size == 1:
+            continue
+        if stride != step:
+            return False
+        step *= size
+    return True
+
+
+def reshaped(layout: Layout, shape: Sequence[int]) -> Layout | None:
+    """``shape`` as a view of the layout, or None where only a copy can give it.
+
+    The rule is that of ``torch.Tensor.view``: dimensions that are merged must follow each other in
+    memory without a gap.
+    """
+    if layout.numel == 0:
+        return contiguous(shape)
+    # old dimensions, merged into runs that are contiguous in themselves: (size, innermost stride)
+    runs: list[tuple[int, int]] = []
+    for size, stride in zip(layout.shape, layout.strides, strict=True):
+        if size == 1:
+            continue
+        if runs and runs[-1][1] == size * stride:
+            runs[-1] = (runs[-1][0] * size, stride)
+        else:
+            runs.append((size, stride))
+    strides = [0] * len(shape)
+    place = len(runs) - 1
+    left, step = runs[place] if runs else (1, 1)
+    for dim in range(len(shape) - 1, -1, -1):
+        size = shape[dim]
+        if size == 1:
+            strides[dim] = step
+            continue
+        while left == 1 and place > 0:
+            place -= 1
+            left, step = runs[place]
+        if size > left or left % size:
+            return None
+        strides[dim] = step
+        step *= size
+        left //= size
+    return Layout(tuple(shape), tuple(strides))
+
+
+def _int(value: Argument, default: int = 0) -> int:
+    return value if isinstance(value, int) else default
+
+
+def _ints(value: Argument) -> tuple[int, ...]:
+    return tuple(_int(v) for v in value) if isinstance(value, tuple) else (_int(value),)
+
+
+def _dim(value: int, rank: int) -> int:
+    return value + rank if value < 0 else value
+
+
+def _transpose(layout: Layout, args: tuple[Argument, ...], shape: tuple[int, ...]) -> Layout:
+    rank = len(layout.shape)
+    order = list(range(rank))
+    a, b = (_dim(_int(v), rank) for v in args[1:3])
+    order[a], order[b] = order[b], order[a]
+    return _permuted(layout, order)
+
+
+def _t(layout: Layout, args: tuple[Argument, ...], shape: tuple[int, ...]) -> Layout:
+    return _permuted(layout, range(len(layout.shape) - 1, -1, -1))
+
+
+def _permute(layout: Layout, args: tuple[Argument, ...], shape: tuple[int, ...]) -> Layout:
+    return _permuted(layout, [_dim(d, len(layout.shape)) for d in _ints(args[1])])
+
+
+def _permuted(layout: Layout, order: Sequence[int]) -> Layout:
+    return Layout(
+        tuple(layout.shape[d] for d in order), tuple(layout.strides[d] for d in order)
+    )
+
+
+def _unsqueeze(layout: Layout, args: tuple[Argument, ...], shape: tuple[int, ...]) -> Layout:
+    dim = _dim(_int(args[1]), len(layout.shape) + 1)
+    inner = layout.shape[dim] * layout.strides[dim] if dim < len(layout.shape) else 1
+    strides = (*layout.strides[:dim], inner, *layout.strides[dim:])
+    return Layout((*layout.shape[:dim], 1, *layout.shape[dim:]), strides)
+
+
+def _squeeze(layout: Layout, args: tuple[Argument, ...], shape: tuple[int, ...]) -> Layout:
+    rank = len(layout.shape)
+    dims = {_dim(d, rank) for d in _ints(args[1])} if len(args) > 1 else set(range(rank))
+    keep = [d for d in range(rank) if d not in dims or layout.shape[d] != 1]
+    return _permuted(layout, keep)
+
+
+def _select(layout: Layout, args: tuple[Argument, ...], shape: tuple[int, ...]) -> Layout:
+    dim = _dim(_int(args[1]), len(layout.shape))
+    return _permuted(layout, [d for d in range(len(layout.shape)) if d != dim])
+
+
+def _slice(layout: Layout, args: tuple[Argument, ...], shape: tuple[int, ...]) -> Layout:
+    dim = _dim(_int(args[1]) if len(args) > 1 else 0, len(layout.shape))
+    step = _int(args[4], 1) if len(args) > 4 else 1
+    strides = list(layout.strides)
+    strides[dim] *= step
+    return Layout(shape, tuple(strides))
+
+
+def _expand(layout: Layout, args: tuple[Argument, ...], shape: tuple[int, ...]) -> Layout:
+    lead = len(shape) - len(layout.shape)
+    strides = [0] * lead + [
+        stride if size == out else 0
+        for size, stride, out in zip(layout.shape, layout.strides, shape[lead:], strict=True)
+    ]
+    return Layout(shape, tuple(strides))
+
+
+def _same(layout: Layout, args: tuple[Argument, ...], shape: tuple[int, ...]) -> Layout:
+    return Layout(shape, layout.strides)
+
+
+def _unbind(layout: Layout, args: tuple[Argument, ...], shape: tuple[int, ...]) -> Layout:
+    dim = _dim(_int(args[1]) if len(args) > 1 else 0, len(layout.shape))
+    return _permuted(layout, [d for d in range(len(layout.shape)) if d != dim])
+
+
+def _reshape(layout: Layout, args: tuple[Argument, ...], shape: tuple[int, ...]) -> Layout | None:
+    return reshaped(layout, shape)
+
+
+View = Callable[[Layout, tuple[Argument, ...], tuple[int, ...]], Layout | None]
+
+_VIEWS: dict[str, View] = {
+    "aten.transpose": _transpose,
+    "aten.t": _t,
+    "aten.permute": _permute,
+    "aten.unsqueeze": _unsqueeze,
+    "aten.squeeze": _squeeze,
+    "aten.select": _select,
+    "aten.slice": _slice,
+    "aten.narrow": _same,
+    "aten.expand": _expand,
+    "aten.split": _same,
+    "aten.split_with_sizes": _same,
+    "aten.chunk": _same,
+    "aten.unbind": _unbind,
+    "aten.detach": _same,
+    "aten.alias": _same,
+    "getitem": _same,
+    "aten.view": _reshape,
+    "aten._unsafe_view": _reshape,
+    "aten.reshape": _reshape,
+    "aten.unflatten": _reshape,
+    "aten.flatten": _reshape,
+}
+
+
+def view_layout(
+    op: str, layout: Layout, args: tuple[Argument, ...], shape: tuple[int, ...]
+) -> Layout | None:
+    """The layout of a view op's output, of the given shape; None where the op copies, or is not a
+    view at all."""
+    view = _VIEWS.get(op) or _VIEWS.get(op.rpartition(".")[0])
+    return view(layout, args, shape) if view is not None else None

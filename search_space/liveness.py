@@ -1,0 +1,309 @@
+"""The memory model: how many bytes are alive at each step of a plan.
+
+Exact liveness over the schedule: a storage lives from the step that makes it to the last step that
+reads it or a view of it; the model's outputs live to the end; inputs and weights belong to the
+caller and count nothing. At a step
+
+    live = storages alive before + the step's outputs + its transient bytes
+
+where the transient of a node is its kernel's workspace, and that of a loop the peak of its body at
+one chunk. From its second pass on, a loop's outputs exist whole beside the body.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+
+from search_space.dim_rules import Flow, Probe
+from search_space.errors import PlanError
+from search_space.graph import (
+    ALIAS,
+    ITEM_BYTES,
+    LEAVES,
+    Affine,
+    Argument,
+    SizedGraph,
+    Tensor,
+    map_arguments,
+)
+from search_space.layout import Layout, contiguous, dense_like, is_dense, view_layout
+from search_space.plan import Choice, Plan, Region
+from search_space.regions import Loop, arguments, resolve
+from search_space.schedule import Step, schedule
+from search_space.workspace import Call, Operand, workspace_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """The memory of a plan.
+
+    Attributes:
+        peak_bytes: the largest of ``live_bytes``.
+        live_bytes: per step, the most bytes alive while it runs.
+        steps: what runs, in order.
+    """
+
+    peak_bytes: int
+    live_bytes: tuple[int, ...]
+    steps: tuple[Step, ...]
+
+    def excess(self, budget_bytes: int) -> int:
+        """Bytes above the budget, summed over the steps; 0 where the budget is met."""
+        return sum(live - budget_bytes for live in self.live_bytes if live > budget_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """One pass of a loop: its peak, and the bytes of the results it hands out."""
+
+    peak_bytes: int
+    result_bytes: int
+
+
+class MemoryModel:
+    """Answers what plans of one graph at one length need. Keeps what choices share."""
+
+    def __init__(self, graph: SizedGraph, probe: Probe | None = None) -> None:
+        self.graph = graph
+        self._probe = probe
+        self._loops: dict[Region, Loop] = {}
+        self._bodies: dict[tuple[Region, int], Body] = {}
+        self._profiles: dict[tuple[Choice, ...], Profile] = {}
+
+    def loop(self, region: Region) -> Loop:
+        """The region as a loop; raises :class:`IllegalRegion`."""
+        if region not in self._loops:
+            self._loops[region] = resolve(self.graph, region, self._probe)
+        return self._loops[region]
+
+    def profile(self, choices: Sequence[Choice] = ()) -> Profile:
+        """The memory of a plan with these choices; those of chunk sizes that cover a whole extent
+        change nothing.
+
+        Raises:
+            IllegalRegion: a region cannot run in this graph at this length.
+            CyclicPlan: the choices cannot be scheduled together.
+        """
+        key = tuple(choices)
+        if key not in self._profiles:
+            self._profiles[key] = self._profile(key)
+        return self._profiles[key]
+
+    def active(self, choices: Sequence[Choice]) -> list[tuple[Choice, list[Loop]]]:
+        """The choices that do something at this length, with their loops."""
+        found = []
+        for choice in choices:
+            if choice.inner is not None or any(place >= 0 for place in choice.donated):
+                raise PlanError("nested and donated choices are not known to this version")
+            loops = [self.loop(region) for region in choice.regions]
+            if choice.chunk_size < loops[0].extent:
+                found.append((choice, loops))
+        return found
+
+    def body(self, loop: Loop, chunk_size: int) -> Body:
+        """The memory of one pass at a chunk size."""
+        key = (loop.region, chunk_size)
+        if key not in self._bodies:
+            self._bodies[key] = body_memory(loop, chunk_size)
+        return self._bodies[key]
+
+    @cached_property
+    def _node_transient(self) -> tuple[int, ...]:
+        """Workspace of each node when it runs whole."""
+        graph = self.graph
+        found = []
+        for node in graph.nodes:
+            if node.kind in LEAVES or not node.refs:
+                found.append(0)
+                continue
+            operands = tuple(
+                Operand(
+                    place,
+                    Layout(graph.nodes[ref].output.shape, graph.nodes[ref].output.strides),
+                    graph.nodes[ref].output.dtype,
+                )
+                for place, (_, ref) in enumerate(node.refs)
+            )
+            out = node.output
+            call = Call(operands, node.args, out.shape, out.dtype, out.device)
+            found.append(workspace_bytes(node.op, call))
+        return tuple(found)
+
+    @cached_property
+    def _node_bytes(self) -> tuple[int, ...]:
+        """Bytes of the storage that each node makes; 0 for views and for what callers own."""
+        return tuple(
+            0 if node.kind in LEAVES or self.graph.base[node.index] != node.index
+            else sum(t.nbytes for t in node.outputs)
+            for node in self.graph.nodes
+        )  # fmt: skip
+
+    def _profile(self, choices: tuple[Choice, ...]) -> Profile:
+        graph = self.graph
+        loops: list[Loop] = []
+        bodies: list[Body] = []
+        chunks: list[int] = []
+        for choice, own in self.active(choices):
+            # one class is the same everywhere, so that one body speaks for all
+            body = self.body(own[0], choice.chunk_size)
+            loops.extend(own)
+            bodies.extend([body] * len(own))
+            chunks.extend([choice.chunk_size] * len(own))
+        steps = schedule(graph, loops)
+        owner = self._owners(loops)
+        last: dict[int, int] = {}
+        for place, step in enumerate(steps):
+            if step.node is not None:
+                last[owner[step.node]] = place  # what nobody reads dies where it is made
+                for _, ref in graph.nodes[step.node].refs:
+                    last[owner[ref]] = place
+            else:
+                assert step.loop is not None
+                for output in loops[step.loop].outputs:
+                    last[owner[output]] = place
+                for source in loops[step.loop].inputs:
+                    last[owner[source.node]] = place
+        for output in graph.output_nodes:
+            last[owner[output]] = len(steps)
+        dying: list[list[int]] = [[] for _ in range(len(steps) + 1)]
+        for storage, place in last.items():
+            dying[place].append(storage)
+        live = 0
+        size: dict[int, int] = {}
+        found: list[int] = []
+        for place, step in enumerate(steps):
+            if step.node is not None:
+                made = self._node_bytes[step.node] if owner[step.node] == step.node else 0
+                if made:
+                    size[step.node] = made
+                live += made
+                found.append(live + self._node_transient[step.node])
+            else:
+                assert step.loop is not None
+                loop, body = loops[step.loop], bodies[step.loop]
+                made = 0
+                for output in loop.outputs:
+                    size[output] = graph.nodes[output].output.nbytes
+                    made += size[output]
+                live += made
+                found.append(live + body.peak_bytes)
+            for storage in dying[place]:
+                live -= size.pop(storage, 0)
+        return Profile(max(found, default=0), tuple(found), steps)
+
+    def _owners(self, loops: Sequence[Loop]) -> list[int]:
+        base = self.graph.base
+        if not loops:
+            return list(base)
+        # a loop's output is a storage of its own, even where the member was a view
+        fresh = {output for loop in loops for output in loop.outputs}
+        owner: list[int] = []
+        for node in self.graph.nodes:
+            if node.index in fresh or base[node.index] == node.index:
+                owner.append(node.index)
+            else:
+                owner.append(owner[node.refs[0][1]])
+        return owner
+
+
+def chunk_arguments(loop: Loop, member: int, start: int, length: int) -> tuple[Argument, ...]:
+    """The positional arguments of a member's op in a pass over ``[start, start + length)`` units,
+    with sizes filled in and references kept."""
+    node = loop.graph.nodes[loop.region.nodes[member]]
+    found: Flow = loop.flows[member]
+    factor = loop.factors[member]
+
+    def fill(value: Argument) -> Argument:
+        if isinstance(value, Affine):
+            return value.constant + factor * (value.start * start + value.length * length)
+        return value
+
+    return tuple(
+        map_arguments(value, fill) for value in (node.args if found.args is None else found.args)
+    )
+
+
+def output_layout(tensor: Tensor) -> Layout:
+    """How a loop's output is laid out: as the captured tensor where that is dense, else
+    row-major."""
+    layout = Layout(tensor.shape, tensor.strides)
+    return layout if is_dense(layout) else contiguous(tensor.shape)
+
+
+def body_memory(loop: Loop, chunk_size: int) -> Body:
+    """The memory of one pass: liveness over the members at the chunk's sizes.
+
+    Results stay alive to the end of the pass, when they are copied into the outputs.
+    """
+    graph = loop.graph
+    members = {node: place for place, node in enumerate(loop.region.nodes)}
+    layouts: dict[int, Layout] = {}
+    owner: dict[int, int] = {}
+    size: dict[int, int] = {}
+    transient: list[int] = []
+    reads: list[tuple[int, ...]] = []
+    for place, index in enumerate(loop.region.nodes):
+        node = graph.nodes[index]
+        found = loop.flows[place]
+        slices = dict(found.slices)
+        operands = []
+        sources = []
+        for path, ref in arguments(graph, index, found):
+            tensor = graph.nodes[ref].output
+            if ref in members:
+                layout = layouts[ref]
+                sources.append(ref)
+            else:
+                layout = Layout(tensor.shape, tensor.strides)
+                wanted = slices.get(path)
+                if wanted is not None:
+                    shape = list(tensor.shape)
+                    shape[wanted.dim] = int(loop.factors[place] * wanted.ratio) * chunk_size
+                    layout = Layout(tuple(shape), tensor.strides)
+            operands.append(Operand(len(operands), layout, tensor.dtype))
+        shape_ = loop.chunk_shape(place, 0, chunk_size)
+        args = chunk_arguments(loop, place, 0, chunk_size)
+        op = found.op or node.op
+        out = node.output
+        view = None
+        if operands and (ALIAS in node.traits or node.op == "getitem"):
+            view = view_layout(op, operands[0].layout, args, shape_)
+        if view is not None and not (node.op == "getitem" and sources == []):
+            layouts[index] = view
+            # views of outside tensors cost nothing here
+            owner[index] = owner[sources[0]] if sources else -1
+            transient.append(0)
+        else:
+            layouts[index] = dense_like(shape_, out.strides)
+            owner[index] = index
+            size[index] = sum(
+                prod(loop.chunk_shape(place, k, chunk_size)) * ITEM_BYTES[t.dtype]
+                for k, t in enumerate(node.outputs)
+            )
+            call = Call(tuple(operands), args, shape_, out.dtype, out.device)
+            transient.append(workspace_bytes(op, call))
+        reads.append(tuple(sources))
+    last: dict[int, int] = {}
+    for place, index in enumerate(loop.region.nodes):
+        for ref in (index, *reads[place]):
+            last[owner[ref]] = place
+    results = 0
+    for output in loop.outputs:
+        last[owner[output]] = len(reads)
+        results += prod(layouts[output].shape) * ITEM_BYTES[graph.nodes[output].output.dtype]
+    live = peak = 0
+    for place, index in enumerate(loop.region.nodes):
+        live += size.get(index, 0) if owner[index] == index else 0
+        peak = max(peak, live + transient[place])
+        for storage in [s for s, end in last.items() if end == place]:
+            live -= size.get(storage, 0)
+            del last[storage]
+    return Body(peak, results)
+
+
+def plan_profile(graph: SizedGraph, plan: Plan, probe: Probe | None = None) -> Profile:
+    """The memory of one plan, from scratch."""
+    return MemoryModel(graph, probe).profile(plan.choices)

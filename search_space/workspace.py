@@ -1,0 +1,159 @@
+"""Bytes that a kernel allocates beside its output, told from its arguments' layouts.
+
+Only what goes through the framework's allocator is counted: copies of arguments that a kernel
+cannot read in place, statistics, and the buffers of CPU attention. Libraries' own scratch memory
+(oneDNN) does not pass there and is not counted.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import prod
+
+from search_space.graph import ITEM_BYTES, Argument
+from search_space.layout import Layout, is_contiguous, reshaped
+
+
+@dataclass(frozen=True, slots=True)
+class Operand:
+    """A tensor argument: where it stands, its layout and its dtype."""
+
+    position: int
+    layout: Layout
+    dtype: str
+
+    @property
+    def nbytes(self) -> int:
+        return self.layout.numel * ITEM_BYTES[self.dtype]
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One op about to run: tensor arguments in order, all arguments, output shape and dtype."""
+
+    operands: tuple[Operand, ...]
+    args: tuple[Argument, ...]
+    shape: tuple[int, ...]
+    dtype: str
+    device: str
+
+
+Workspace = Callable[[Call], int]
+
+
+def _matrix_copy(operand: Operand, batch: Sequence[int]) -> int:
+    """Bytes that batched matrix multiplication copies of one argument of rank at least 2."""
+    layout = operand.layout
+    lead = len(batch) - (len(layout.shape) - 2)
+    shape = (*batch, *layout.shape[-2:])
+    strides = (0,) * lead + tuple(
+        stride if size == out else 0
+        for size, stride, out in zip(layout.shape, layout.strides, shape[lead:], strict=True)
+    )
+    item = ITEM_BYTES[operand.dtype]
+    folded = reshaped(Layout(shape, strides), (prod(batch), *shape[-2:]))
+    if folded is None:
+        return prod(shape) * item
+    rows, columns = folded.strides[-2:]
+    n, m = folded.shape[-2:]
+    plain = (columns == 1 or m == 1) and rows >= m or (rows == 1 or n == 1) and columns >= n
+    return 0 if plain else prod(shape) * item
+
+
+def _matmul(call: Call) -> int:
+    a, b = call.operands[:2]
+    if len(a.layout.shape) < 2 or len(b.layout.shape) < 2:
+        return 0
+    if len(b.layout.shape) == 2 and len(a.layout.shape) > 2:
+        return _rows_copy(a)
+    rank = max(len(a.layout.shape), len(b.layout.shape))
+    batch = call.shape[: rank - 2]
+    return _matrix_copy(a, batch) + _matrix_copy(b, batch)
+
+
+def _bmm(call: Call) -> int:
+    a, b = call.operands[-2:]
+    return _matrix_copy(a, a.layout.shape[:1]) + _matrix_copy(b, b.layout.shape[:1])
+
+
+def _rows_copy(operand: Operand) -> int:
+    """Bytes copied to read ``(..., K)`` as a matrix of rows."""
+    shape = operand.layout.shape
+    folded = reshaped(operand.layout, (prod(shape[:-1]), shape[-1]))
+    return operand.nbytes if folded is None else 0
+
+
+def _linear(call: Call) -> int:
+    return _rows_copy(call.operands[0])
+
+
+def _contiguous_first(call: Call) -> int:
+    first = call.operands[0]
+    cast = 0
+    if first.dtype != call.dtype:  # softmax(x, dim, dtype) casts first
+        cast = first.layout.numel * ITEM_BYTES[call.dtype]
+    return cast or (0 if is_contiguous(first.layout) else first.nbytes)
+
+
+def _layer_norm(call: Call) -> int:
+    first = call.operands[0]
+    normalized = call.args[1] if len(call.args) > 1 else ()
+    inner = prod(v for v in normalized if isinstance(v, int)) if isinstance(normalized, tuple) else 1
+    statistics = 2 * 4 * (first.layout.numel // max(inner, 1))
+    return statistics + (0 if is_contiguous(first.layout) else first.nbytes)
+
+
+def _attention(call: Call) -> int:
+    """CPU flash attention: logsumexp, a converted mask, and a score block per thread.
+
+    The block sizes are those of ATen's ``FlashAttentionKernel.cpp``: query blocks of 256, 64 or 32
+    rows by length, key blocks of 512.
+    """
+    if not call.device.startswith("cpu") or len(call.operands) < 3:
+        return _attention_cuda(call)
+    query, key, value = call.operands[:3]
+    rows, head = query.layout.shape[-2:]
+    keys = key.layout.shape[-2]
+    heads = prod(query.layout.shape[:-2])
+    extra = 4 * heads * rows  # logsumexp
+    if len(call.operands) > 3 and call.operands[3].dtype == "bool":
+        extra += call.operands[3].layout.numel * ITEM_BYTES[query.dtype]
+    block = 256 if rows >= 768 else 64 if rows >= 192 else 32
+    block, key_block = min(block, rows), min(512, keys)
+    width = value.layout.shape[-1]
+    per_thread = 4 * (block * key_block + 2 * block + block * max(head, width))
+    return extra + per_thread * cpu_threads()
+
+
+def _attention_cuda(call: Call) -> int:
+    query = call.operands[0]
+    return 4 * prod(query.layout.shape[:-1])
+
+
+def cpu_threads() -> int:
+    """Threads that CPU kernels use: OMP_NUM_THREADS, or the cores that this process may use."""
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    return int(wanted) if wanted.isdigit() and int(wanted) else len(os.sched_getaffinity(0))
+
+
+_WORKSPACES: dict[str, Workspace] = {
+    "aten.matmul": _matmul,
+    "aten.bmm": _bmm,
+    "aten.baddbmm": _bmm,
+    "aten.linear": _linear,
+    "aten.softmax": _contiguous_first,
+    "aten.log_softmax": _contiguous_first,
+    "aten._softmax": _contiguous_first,
+    "aten.layer_norm": _layer_norm,
+    "aten.native_layer_norm": _layer_norm,
+    "aten.group_norm": _contiguous_first,
+    "aten.scaled_dot_product_attention": _attention,
+}
+
+
+def workspace_bytes(op: str, call: Call) -> int:
+    """Bytes that the op's kernel allocates and frees beside its output; 0 for unknown ops."""
+    found = _WORKSPACES.get(op) or _WORKSPACES.get(op.rpartition(".")[0])
+    return found(call) if found is not None and call.operands else 0

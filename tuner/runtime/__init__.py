@@ -1,0 +1,1 @@
+"""Plans at inference: code generation, the chunk loop, and ``apply``."""

@@ -1,0 +1,67 @@
+"""Everything that static analysis knows of one captured graph at one length, made on demand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from cost_models.base import Ceilings
+from cost_models.features import graph_seconds, loop_seconds
+from cost_models.select import Selector
+from search_space.candidates import find_classes
+from search_space.classes import RegionClass
+from search_space.dim_rules import Probe
+from search_space.graph import Graph, SizedGraph
+from search_space.liveness import MemoryModel
+from search_space.space import SearchSpace
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """One graph at given symbol values.
+
+    Attributes:
+        graph: the captured graph.
+        bindings: the symbols' values.
+        ceilings: what the device can do, for the analytic estimate of time.
+        probe: rule of last resort for ops without a dimension rule.
+    """
+
+    graph: Graph
+    bindings: Mapping[str, int]
+    ceilings: Ceilings
+    probe: Probe | None = None
+
+    @cached_property
+    def sized(self) -> SizedGraph:
+        return self.graph.at(self.bindings)
+
+    @cached_property
+    def memory(self) -> MemoryModel:
+        return MemoryModel(self.sized, self.probe)
+
+    @cached_property
+    def space(self) -> SearchSpace:
+        return SearchSpace(self.memory, find_classes(self.memory, probe=self.probe))
+
+    @cached_property
+    def unchunked_s(self) -> float:
+        """The roofline's time of the whole graph, unchunked."""
+        return graph_seconds(self.sized, self.ceilings)
+
+    @cached_property
+    def selector(self) -> Selector:
+        """Selects plans by the roofline."""
+        return Selector(self.space, self.extra_seconds)
+
+    @property
+    def extra_seconds(self) -> Callable[[RegionClass, int], float]:
+        """The roofline's difference, chunked less whole, over all occurrences of a class."""
+
+        def extra(item: RegionClass, chunk_size: int) -> float:
+            loop = item.loops[0]
+            chunked = loop_seconds(loop, chunk_size, self.ceilings)
+            return len(item.loops) * (chunked - loop_seconds(loop, loop.extent, self.ceilings))
+
+        return extra

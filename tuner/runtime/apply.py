@@ -1,0 +1,281 @@
+"""``apply``: a model and a budget become a callable that runs the plan.
+
+Sizes decide the plan, so that work happens in layers, each done once and kept: a capture per
+pattern of sizes that a capture can serve, an analysis and a rewritten module per set of input
+shapes, and nothing but a dictionary look-up for shapes seen before.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+from cost_models.base import Ceilings, default_ceilings
+from search_space.budget import Budget, parse_budget
+from search_space.capture import Capture, capture
+from search_space.eager_peak import eager_peak_bytes
+from search_space.errors import CaptureError, UnsupportedSizes
+from search_space.plan import Plan
+from search_space.probe import Prober
+from tuner.database import GraphEntry, ModelFile, read_database
+from tuner.runtime.analysis import Analysis
+from tuner.runtime.choose import Chosen, choose
+from tuner.runtime.explain import explain_plan
+from tuner.runtime.rewrite import rewrite
+
+log = logging.getLogger("autochunk")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What runs for one set of input shapes."""
+
+    captured: Capture
+    analysis: Analysis
+    chosen: Chosen
+    module: torch.fx.GraphModule
+
+
+class Applied:
+    """A model with a plan: called like the model, with the same weights and output structure.
+
+    Made by :func:`apply`. Runs without gradients. Any length may be passed; the first call at new
+    sizes chooses a plan and generates its code.
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        entries: Mapping[str, GraphEntry],
+        budget: Budget | None,
+        fixed: Plan | None = None,
+    ) -> None:
+        self.model = model
+        self._entries = entries
+        self._budget = budget
+        self._fixed = fixed
+        self._captures: list[tuple[object, Capture]] = []
+        self._prepared: dict[object, Prepared] = {}
+        self._last: Prepared | None = None
+        self._probe = Prober()
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the model. Raises :class:`BudgetError` where new sizes cannot meet the budget."""
+        leaves, spec = pytree.tree_flatten((args, kwargs))
+        tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
+        key = self._key(leaves, spec)
+        prepared = self._prepared.get(key)
+        if prepared is None:
+            prepared = self._prepare(key, args, kwargs)
+        self._last = prepared
+        # casts that autocast asks for were captured: it must not act twice
+        device = prepared.analysis.graph.device
+        with torch.no_grad(), torch.autocast(device, enabled=False):
+            flat = prepared.module(*tensors)
+        return pytree.tree_unflatten(list(flat), prepared.captured.out_spec)
+
+    def prepare(self, *args: Any, **kwargs: Any) -> Prepared:
+        """Choose the plan and generate the code for these inputs, without running it."""
+        leaves, spec = pytree.tree_flatten((args, kwargs))
+        key = self._key(leaves, spec)
+        found = self._prepared.get(key) or self._prepare(key, args, kwargs)
+        self._last = found
+        return found
+
+    @property
+    def plan(self) -> Plan:
+        """The plan of the last call (at first, of the example inputs)."""
+        return self._current.chosen.plan
+
+    @property
+    def predicted_peak_bytes(self) -> int:
+        """The memory model's peak for the last call's sizes."""
+        return self._current.chosen.peak_bytes
+
+    @property
+    def code(self) -> str:
+        """The generated Python of the last call's sizes, loops and bodies included."""
+        from tuner.runtime.explain import module_code
+
+        return module_code(self._current.module)
+
+    def explain(self) -> str:
+        """The plan of the last call's sizes as a person reads it."""
+        current = self._current
+        return explain_plan(current.analysis, current.chosen)
+
+    @property
+    def _current(self) -> Prepared:
+        assert self._last is not None, "apply() prepares the example inputs"
+        return self._last
+
+    @staticmethod
+    def _key(leaves: list[Any], spec: pytree.TreeSpec) -> object:
+        """Whatever may change the captured graph or its sizes."""
+        signature = tuple(
+            (tuple(leaf.shape), leaf.dtype, leaf.device)
+            if isinstance(leaf, torch.Tensor)
+            else (type(leaf), leaf)
+            for leaf in leaves
+        )
+        return signature, spec, _autocast_state()
+
+    def _prepare(self, key: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Prepared:
+        captured, bindings = self._captured(args, kwargs)
+        leaves, _ = pytree.tree_flatten((args, kwargs))
+        shapes = tuple(tuple(leaves[place].shape) for place in captured.tensor_places)
+        analysis = Analysis(
+            captured.graph, bindings, default_ceilings(captured.graph.device), self._probe
+        )
+        if self._fixed is not None:
+            peak = analysis.memory.profile(self._fixed.choices).peak_bytes
+            chosen = Chosen(self._fixed, "given", peak)
+        else:
+            chosen = self._choose(analysis, shapes, args, kwargs)
+        active = analysis.memory.active(chosen.plan.choices)
+        module = rewrite(analysis.sized, active, self.model, captured.constants)
+        prepared = Prepared(captured, analysis, chosen, module)
+        self._prepared[key] = prepared
+        return prepared
+
+    def _choose(
+        self,
+        analysis: Analysis,
+        shapes: tuple[tuple[int, ...], ...],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Chosen:
+        entry = self._entries.get(analysis.graph.fingerprint)
+        if entry is None and self._entries:
+            log.warning(
+                "autochunk: the plan database has nothing for this model as called (graph %s); "
+                "choosing analytically. Was it tuned with another dtype, device, attention "
+                "implementation or torch version?",
+                analysis.graph.fingerprint,
+            )
+        budget = self._budget
+        if budget is None and entry is not None:
+            budget = entry.budget
+        eager: int | None = None
+        if budget is not None and budget.is_fraction:
+            eager = entry.eager_peak(shapes) if entry is not None else None
+            if eager is None:
+                eager = self._eager_peak(analysis, args, kwargs)
+        return choose(analysis, entry, shapes, budget, eager)
+
+    def _eager_peak(
+        self, analysis: Analysis, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> int:
+        try:
+            return eager_peak_bytes(self.model, args, kwargs)
+        except CaptureError as error:
+            peak = analysis.memory.profile().peak_bytes
+            log.warning(
+                "autochunk: %s; a fractional budget is taken of the captured graph's peak instead",
+                error,
+            )
+            return peak
+
+    def _captured(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Capture, dict[str, int]]:
+        """A capture that serves these inputs: a kept one whose guards hold, else a new one."""
+        leaves, spec = pytree.tree_flatten((args, kwargs))
+        for kept_key, kept in self._captures:
+            if kept_key != _capture_key(leaves, spec):
+                continue
+            try:
+                return kept, kept.graph.bind(
+                    tuple(tuple(leaves[place].shape) for place in kept.tensor_places)
+                )
+            except UnsupportedSizes:
+                continue
+        made = capture(self.model, args, kwargs)
+        bindings = made.graph.bind(
+            tuple(tuple(leaves[place].shape) for place in made.tensor_places)
+        )
+        self._captures.append((_capture_key(leaves, spec), made))
+        return made, bindings
+
+
+def _autocast_state() -> tuple[object, ...]:
+    return tuple(
+        torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+        for device in ("cpu", "cuda")
+    )
+
+
+def _capture_key(leaves: list[Any], spec: pytree.TreeSpec) -> object:
+    signature = tuple(
+        (leaf.dim(), leaf.dtype, leaf.device)
+        if isinstance(leaf, torch.Tensor)
+        else (type(leaf), leaf)
+        for leaf in leaves
+    )
+    return signature, spec, _autocast_state()
+
+
+def apply(
+    model: torch.nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    plans: str | Path | None = None,
+    memory_budget: float | int | str | None = None,
+) -> Applied:
+    """The model with its large intermediates computed in chunks.
+
+    Args:
+        model: in evaluation mode; its weights are shared, not copied.
+        args, kwargs: example inputs, as for a call. Later calls may have other sizes.
+        plans: a plan database (a file or a folder). The fastest confirmed plan within the budget
+            serves each call; where nothing fits, the choice is analytic, with one log line.
+        memory_budget: a fraction of the eager model's activation peak (0.3), bytes (2147483648 or
+            "2GiB"), or "min". Without one, a database's own first budget holds.
+
+    Raises:
+        BudgetError: the example inputs cannot meet the budget; names the lowest that can be met.
+        CaptureError: the model cannot be captured.
+        DatabaseError: the database is damaged.
+    """
+    budget = None if memory_budget is None else parse_budget(memory_budget)
+    files: tuple[ModelFile, ...] = () if plans is None else read_database(Path(plans))
+    entries = {entry.fingerprint: entry for file in files for entry in file.graphs}
+    if plans is not None and not entries:
+        log.warning("autochunk: the plan database %s is empty; choosing analytically", plans)
+    applied = Applied(model, entries, budget)
+    applied.prepare(*args, **dict(kwargs or {}))
+    return applied
+
+
+def apply_plan(
+    model: torch.nn.Module,
+    plan: Plan,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any] | None = None,
+) -> Applied:
+    """The model with exactly this plan, at every length where it is legal.
+
+    Raises:
+        PlanError: the plan belongs to another graph.
+        IllegalRegion: the plan cannot run at these sizes.
+    """
+    from search_space.errors import PlanError
+
+    applied = Applied(model, {}, None, plan)
+    prepared = applied.prepare(*args, **dict(kwargs or {}))
+    if prepared.captured.graph.fingerprint != plan.fingerprint:
+        raise PlanError(
+            f"the plan belongs to graph {plan.fingerprint}, the model as called is "
+            f"{prepared.captured.graph.fingerprint}; tune this model"
+        )
+    return applied
+
+
+__all__ = ["Applied", "Ceilings", "Prepared", "apply", "apply_plan"]

@@ -1,0 +1,110 @@
+"""A plan as a person reads it, and the code that was generated for it."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+
+import torch
+
+from cost_models.select import mib
+from search_space.dim_rules import find_rule
+from search_space.graph import ALIAS, LEAVES, OPAQUE, POINTWISE, RANDOM, SizedGraph
+from search_space.plan import Choice
+from search_space.regions import Loop
+from tuner.runtime.analysis import Analysis
+from tuner.runtime.choose import Chosen
+from tuner.runtime.loop import ChunkLoop
+
+
+def explain_plan(analysis: Analysis, chosen: Chosen) -> str:
+    """Which modules run in a loop, over which dimension, in how many chunks, and what it saves."""
+    memory = analysis.memory
+    before = memory.profile().peak_bytes
+    sizes = ", ".join(f"{name}={value}" for name, value in analysis.bindings.items())
+    lines = [
+        f"graph {analysis.graph.fingerprint} at {sizes or 'fixed sizes'}; plan: {chosen.source}",
+        f"predicted activation peak {mib(chosen.peak_bytes)}, unchunked {mib(before)} "
+        f"({chosen.peak_bytes / max(before, 1):.2f}x)",
+    ]
+    active = memory.active(chosen.plan.choices)
+    if not active:
+        lines.append("nothing is chunked")
+    for place, (choice, loops) in enumerate(active):
+        lines.append(_choice_line(memory.graph, place, choice, loops))
+        without = [other for other, _ in active if other is not choice]
+        alone = memory.profile(without).peak_bytes
+        lines.append(f"     without it the peak would be {mib(alone)}")
+    lines.extend(_unknown_ops(memory.graph))
+    return "\n".join(lines)
+
+
+def region_title(loop: Loop) -> str:
+    """A region by the modules it spans and the tensor it ends in."""
+    graph = loop.graph
+    paths = [graph.nodes[n].module for n in loop.region.nodes if graph.nodes[n].module]
+    where = os.path.commonprefix([path.split(".") for path in paths]) if paths else []
+    leaves = list(dict.fromkeys(path[len(".".join(where)) :].lstrip(".") for path in paths))
+    inner = ", ".join(leaf for leaf in leaves if leaf)
+    name = ".".join(where) or "model"
+    return f"{name} ({inner})" if inner else name
+
+
+def dimension_text(loop: Loop) -> str:
+    """The chunk dimension of a region's last output: ``dimension 2 of (1, 12, 512, 512)``."""
+    place = len(loop.region.nodes) - 1
+    widest = max(
+        range(len(loop.region.nodes)),
+        key=lambda k: loop.graph.nodes[loop.region.nodes[k]].output.nbytes,
+    )
+    node = loop.graph.nodes[loop.region.nodes[widest]]
+    dim = loop.region.dims[widest]
+    last = loop.graph.nodes[loop.region.nodes[place]]
+    return f"dimension {dim} of {node.label} {node.output.shape}, ending in {last.label}"
+
+
+def _choice_line(graph: SizedGraph, place: int, choice: Choice, loops: Sequence[Loop]) -> str:
+    loop = loops[0]
+    ops = Counter(graph.nodes[n].op.split(".")[1] for n in loop.region.nodes
+                  if ALIAS not in graph.nodes[n].traits and "." in graph.nodes[n].op)  # fmt: skip
+    body = ", ".join(f"{count} {op}" if count > 1 else op for op, count in ops.items())
+    times = f", {len(loops)} times" if len(loops) > 1 else ""
+    return (
+        f"  {place + 1}. {region_title(loop)}{times}: {dimension_text(loop)}; "
+        f"{loop.passes(choice.chunk_size)} chunks of {choice.chunk_size} "
+        f"(of {loop.extent} units)\n     computes {body}"
+    )
+
+
+def _unknown_ops(graph: SizedGraph) -> list[str]:
+    """Ops that no region may contain, largest output first; they stay unchunked."""
+    unknown: dict[str, int] = {}
+    for node in graph.nodes:
+        if node.kind in LEAVES or node.op == "getitem":
+            continue
+        known = find_rule(node.op) is not None or POINTWISE in node.traits
+        if not known or {RANDOM, OPAQUE} & node.traits:
+            unknown[node.op] = max(unknown.get(node.op, 0), node.output.nbytes)
+    if not unknown:
+        return []
+    names = sorted(unknown, key=lambda op: -unknown[op])
+    text = ", ".join(f"{op} (up to {mib(unknown[op])})" for op in names[:8])
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    return [f"not understood by rule, left to the probe or unchunked: {text}{more}"]
+
+
+def module_code(module: torch.fx.GraphModule) -> str:
+    """The generated Python of a rewritten model: its forward, and each distinct body once."""
+    parts = [module.code.strip()]
+    seen: dict[int, str] = {}
+    for name, child in module.named_children():
+        if not isinstance(child, ChunkLoop):
+            continue
+        title = f"# {name}: units of {child.chunk_size} out of {child.extent}"
+        if id(child.body) in seen:
+            parts.append(f"{title}, body as in {seen[id(child.body)]}")
+            continue
+        seen[id(child.body)] = name
+        parts.append(f"{title}, body:\n{child.body.code.strip()}")
+    return "\n\n".join(parts)

@@ -1,0 +1,81 @@
+"""The one loop that runs every chunked region."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True, slots=True)
+class Sliced:
+    """A tensor is cut along ``dim``, ``factor`` positions to a unit."""
+
+    dim: int
+    factor: int
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """A preallocated output: shape and strides in elements, and how a pass fills it."""
+
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    cut: Sliced
+
+
+class ChunkLoop(torch.nn.Module):
+    """Runs a body over slices of its inputs and writes the slices of its outputs.
+
+    Args:
+        body: takes the inputs' slices (and whole inputs as they are), then ``start`` and
+            ``length`` in units; gives a tuple with a slice of each output.
+        extent: units in all.
+        chunk_size: units a pass; the last pass takes what is left.
+        inputs: per input how it is cut, or None to pass it whole.
+        outputs: per output its layout.
+    """
+
+    def __init__(
+        self,
+        body: torch.fx.GraphModule,
+        extent: int,
+        chunk_size: int,
+        inputs: tuple[Sliced | None, ...],
+        outputs: tuple[Output, ...],
+    ) -> None:
+        super().__init__()
+        self.body = body
+        self.extent = extent
+        self.chunk_size = chunk_size
+        self.inputs = inputs
+        self.outputs = outputs
+
+    def forward(self, *tensors: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
+        """The outputs, whole; a lone one without a tuple."""
+        filled: list[torch.Tensor] = []
+        for start in range(0, self.extent, self.chunk_size):
+            length = min(self.chunk_size, self.extent - start)
+            made = self.body(
+                *(
+                    tensor
+                    if cut is None
+                    else tensor.narrow(cut.dim, start * cut.factor, length * cut.factor)
+                    for tensor, cut in zip(tensors, self.inputs, strict=True)
+                ),
+                start,
+                length,
+            )
+            if not filled:
+                # the first chunk's real dtype decides: autocast may have changed it
+                filled = [
+                    torch.empty_strided(
+                        output.shape, output.strides, dtype=part.dtype, device=part.device
+                    )
+                    for output, part in zip(self.outputs, made, strict=True)
+                ]
+            for whole, output, part in zip(filled, self.outputs, made, strict=True):
+                cut = output.cut
+                whole.narrow(cut.dim, start * cut.factor, length * cut.factor).copy_(part)
+            del made, part  # else a chunk's results would live on beside the next chunk
+        return filled[0] if len(filled) == 1 else tuple(filled)
