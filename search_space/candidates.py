@@ -193,7 +193,7 @@ def levels(memory: MemoryModel, loop: Loop) -> tuple[int, int]:
     leaving = sum(graph.nodes[output].output.nbytes for output in loop.outputs)
     small = max(1, loop.extent // 16)
     whole = standing + memory.body(loop, loop.extent).peak_bytes
-    return whole, standing + leaving + memory.body(loop, small).peak_bytes
+    return whole, standing + leaving + memory.transient_bytes(loop, small)
 
 
 def _undominated(classes: list[RegionClass]) -> list[RegionClass]:

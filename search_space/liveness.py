@@ -6,8 +6,12 @@ caller and count nothing. At a step
 
     live = storages alive before + the step's outputs + its transient bytes
 
-where the transient of a node is its kernel's workspace, and that of a loop the peak of its body at
-one chunk. From its second pass on, a loop's outputs exist whole beside the body.
+where the transient of a node is its kernel's workspace, and that of a loop what its body needs. A
+loop's outputs are allocated when its first pass has shown their dtype, so that
+
+    transient(loop) = max(body(first) - outputs, results(first), body(second)),
+
+with the second pass smaller where it is the ragged last one.
 """
 
 from __future__ import annotations
@@ -57,7 +61,7 @@ class Profile:
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """One pass of a loop: its peak, and the bytes of the results it hands out."""
+    """One pass of a loop: its peak, and what its results keep alive until they are copied."""
 
     peak_bytes: int
     result_bytes: int
@@ -110,6 +114,13 @@ class MemoryModel:
             self._bodies[key] = body_memory(loop, chunk_size)
         return self._bodies[key]
 
+    def transient_bytes(self, loop: Loop, chunk_size: int) -> int:
+        """The most that a loop needs beside its inputs and whole outputs; see the module."""
+        outputs = sum(loop.graph.nodes[node].output.nbytes for node in loop.outputs)
+        first = self.body(loop, chunk_size)
+        second = self.body(loop, min(chunk_size, loop.extent - chunk_size))
+        return max(first.peak_bytes - outputs, first.result_bytes, second.peak_bytes)
+
     @cached_property
     def _node_transient(self) -> tuple[int, ...]:
         """Workspace of each node when it runs whole."""
@@ -144,14 +155,12 @@ class MemoryModel:
     def _profile(self, choices: tuple[Choice, ...]) -> Profile:
         graph = self.graph
         loops: list[Loop] = []
-        bodies: list[Body] = []
-        chunks: list[int] = []
+        transients: list[int] = []
         for choice, own in self.active(choices):
             # one class is the same everywhere, so that one body speaks for all
-            body = self.body(own[0], choice.chunk_size)
+            transient = self.transient_bytes(own[0], choice.chunk_size)
             loops.extend(own)
-            bodies.extend([body] * len(own))
-            chunks.extend([choice.chunk_size] * len(own))
+            transients.extend([transient] * len(own))
         steps = schedule(graph, loops)
         owner = self._owners(loops)
         last: dict[int, int] = {}
@@ -183,13 +192,12 @@ class MemoryModel:
                 found.append(live + self._node_transient[step.node])
             else:
                 assert step.loop is not None
-                loop, body = loops[step.loop], bodies[step.loop]
                 made = 0
-                for output in loop.outputs:
+                for output in loops[step.loop].outputs:
                     size[output] = graph.nodes[output].output.nbytes
                     made += size[output]
                 live += made
-                found.append(live + body.peak_bytes)
+                found.append(live + transients[step.loop])
             for storage in dying[place]:
                 live -= size.pop(storage, 0)
         return Profile(max(found, default=0), tuple(found), steps)
@@ -290,10 +298,9 @@ def body_memory(loop: Loop, chunk_size: int) -> Body:
     for place, index in enumerate(loop.region.nodes):
         for ref in (index, *reads[place]):
             last[owner[ref]] = place
-    results = 0
     for output in loop.outputs:
         last[owner[output]] = len(reads)
-        results += prod(layouts[output].shape) * ITEM_BYTES[graph.nodes[output].output.dtype]
+    results = sum(size.get(storage, 0) for storage, end in last.items() if end == len(reads))
     live = peak = 0
     for place, index in enumerate(loop.region.nodes):
         live += size.get(index, 0) if owner[index] == index else 0

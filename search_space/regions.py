@@ -104,13 +104,13 @@ def resolve(graph: SizedGraph, region: Region, probe: Probe | None = None) -> Lo
                 )
     inputs = _inputs(graph, region, members, flows, factors, extent)
     _check_convex(graph, region, members)
+    # the original of a recomputed node may run outside, where it counts as any other user
+    kept = members.keys() - set(region.recomputed)
     outputs = tuple(
         node
         for node in region.nodes
-        if node not in region.recomputed
-        and (
-            node in graph.output_nodes or any(user not in members for user in graph.users[node])
-        )
+        if node in kept
+        and (node in graph.output_nodes or any(user not in kept for user in graph.users[node]))
     )
     if not outputs:
         raise IllegalRegion("nothing outside uses what the region computes")

@@ -7,13 +7,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from search_space.dim_rules import creation, indexing, matmul, normalize, pointwise, reduce, views
+from search_space.dim_rules import (
+    attention,
+    convolution,
+    creation,
+    indexing,
+    matmul,
+    normalize,
+    pointwise,
+    reduce,
+    views,
+)
 from search_space.dim_rules.base import Flow, Query, Slice, find_rule, known_ops
 from search_space.graph import LEAVES, OPAQUE, POINTWISE, RANDOM, SizedGraph
 
 __all__ = ["Flow", "Probe", "Query", "Slice", "find_rule", "flow", "known_ops"]
 
-_FAMILIES = (creation, indexing, matmul, normalize, pointwise, reduce, views)
+_FAMILIES = (
+    attention, convolution, creation, indexing, matmul, normalize, pointwise, reduce, views,
+)  # fmt: skip
 
 Probe = Callable[[Query], Flow | None]
 """A rule of last resort for ops without one of their own; see ``search_space.probe``."""

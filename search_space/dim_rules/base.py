@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 
-from search_space.graph import Argument, Path, SizedGraph, SizedNode, Tensor
+from search_space.graph import Argument, Path, Ref, SizedGraph, SizedNode, Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +62,59 @@ class Query:
     def tensor(self, index: int) -> Tensor:
         """The (first) tensor that the node at ``index`` gives."""
         return self.graph.nodes[index].output
+
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The output's shape."""
+        return self.node.output.shape
+
+    @property
+    def rank(self) -> int:
+        return len(self.node.output.shape)
+
+    def argument(self, position: int, name: str, default: Argument = None) -> Argument:
+        """An argument of the op, by position or keyword, or the op's default."""
+        return self.node.argument(position, name, default)
+
+    def tensor_at(self, position: int) -> Tensor | None:
+        """The tensor argument at a position; None where there is none."""
+        value = self.node.args[position] if position < len(self.node.args) else None
+        return self.tensor(value.index) if isinstance(value, Ref) else None
+
+
+def normalized(dim: Argument, rank: int) -> int:
+    """A dimension argument counted from the front."""
+    if not isinstance(dim, int):
+        raise TypeError(f"a dimension must be a number, got {dim!r}")
+    return dim + rank if dim < 0 else dim
+
+
+def normalized_all(dims: Argument, rank: int) -> tuple[int, ...]:
+    """One or several dimensions, counted from the front; all of them for None or ()."""
+    if dims is None or dims == ():
+        return tuple(range(rank))
+    if isinstance(dims, tuple):
+        return tuple(normalized(dim, rank) for dim in dims)
+    return (normalized(dims, rank),)
+
+
+def aligned(query: Query, path: Path, index: int) -> tuple[tuple[Path, Slice], ...]:
+    """How an argument that broadcasts against the output is sliced: at the dimension that lines up
+    from the right, or whole (no entry) where it has one position there, or none."""
+    shape = query.tensor(index).shape
+    dim = query.dim - (query.rank - len(shape))
+    return ((path, Slice(dim)),) if dim >= 0 and shape[dim] > 1 else ()
+
+
+def along_first(query: Query, *forbidden: int) -> Flow | None:
+    """The flow of an op that keeps its first argument's dimensions and mixes the forbidden ones."""
+    if query.dim in forbidden or not query.node.refs:
+        return None
+    path, index = query.node.refs[0]
+    if query.tensor(index).shape[query.dim : query.dim + 1] != (query.shape[query.dim],):
+        return None
+    return Flow(((path, Slice(query.dim)),))
 
 
 Rule = Callable[[Query], Flow | None]

@@ -1,0 +1,24 @@
+"""Elementwise ops: every argument is sliced where it lines up with the output.
+
+One rule serves all ops that carry torch's ``pointwise`` tag; those that lack it stand here by name.
+"""
+
+from __future__ import annotations
+
+from search_space.dim_rules.base import Flow, Query, aligned, rule
+
+
+@rule(
+    "aten.__and__", "aten.__or__", "aten.__xor__", "aten.where", "aten.clone", "aten._to_copy",
+    "aten.to", "aten.contiguous", "aten.dropout", "aten.alias", "aten.detach",
+    "aten.lift_fresh_copy", "aten.masked_fill", "aten.logical_and", "aten.logical_or",
+    "aten.logical_not", "aten.type_as", "aten.relu", "aten.relu6", "aten.silu", "aten.gelu",
+    "aten.hardtanh", "aten.elu", "aten.selu", "aten.leaky_relu", "aten.mish", "aten.softplus",
+    "aten.hardswish", "aten.hardsigmoid", "aten.clamp", "aten.square", "aten.nan_to_num",
+)  # fmt: skip
+def pointwise(query: Query) -> Flow | None:
+    """Slices each argument at the broadcast-aligned dimension."""
+    if query.node.op == "aten.dropout.default" and query.argument(2, "train") is not False:
+        return None
+    slices = tuple(s for path, index in query.node.refs for s in aligned(query, path, index))
+    return Flow(slices) if slices else None
