@@ -1,0 +1,155 @@
+"""The eager model's own activation peak, without computing anything.
+
+The model runs on fake tensors, which have shapes but no data; every new storage is counted from its
+first sight to its end. Fused attention is one op here, as it is on the device; on fake tensors it
+would fall apart into products that the real kernel never stores.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from search_space.errors import CaptureError
+
+
+class _Counter:
+    """Bytes alive, and the most there ever were."""
+
+    def __init__(self) -> None:
+        self.live = 0
+        self.peak = 0
+        self._seen: set[int] = set()
+
+    def ignore(self, tensor: torch.Tensor) -> None:
+        """What belongs to the caller or the model does not count."""
+        self._seen.add(tensor.untyped_storage()._cdata)
+
+    def meet(self, tensor: torch.Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key in self._seen:
+            return
+        self._seen.add(key)
+        size = storage.nbytes()
+        self.live += size
+        self.peak = max(self.peak, self.live)
+        weakref.finalize(storage, self._leave, key, size)
+
+    def _leave(self, key: int, size: int) -> None:
+        self._seen.discard(key)
+        self.live -= size
+
+    def transient(self, size: int) -> None:
+        """Bytes that an op needs beside its output."""
+        self.peak = max(self.peak, self.live + size)
+
+
+class _CountOutputs(TorchDispatchMode):
+    def __init__(self, counter: _Counter) -> None:
+        super().__init__()
+        self._counter = counter
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for leaf in pytree.tree_leaves(result):
+            if isinstance(leaf, torch.Tensor):
+                self._counter.meet(leaf)
+        return result
+
+
+class _WholeAttention(TorchFunctionMode):
+    """Fused attention as one op: its output, and the workspace that its kernel takes."""
+
+    def __init__(self, counter: _Counter) -> None:
+        super().__init__()
+        self._counter = counter
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is not torch.nn.functional.scaled_dot_product_attention:
+            return func(*args, **kwargs)
+        query, key, value, mask = _attention_tensors(args, kwargs)
+        # the kernel lays its output out as (batch, length, heads, features)
+        shape = (*query.shape[:-1], value.shape[-1])
+        if query.dim() == 4:
+            made = query.new_empty((shape[0], shape[2], shape[1], shape[3])).transpose(1, 2)
+        else:
+            made = query.new_empty(shape)
+        self._counter.transient(_attention_workspace(query, key, value, mask))
+        return made
+
+
+def _attention_tensors(
+    args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    names = ("query", "key", "value", "attn_mask")
+    given = {**dict(zip(names, args, strict=False)), **kwargs}
+    return given["query"], given["key"], given["value"], given.get("attn_mask")
+
+
+def _attention_workspace(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None
+) -> int:
+    from search_space.layout import Layout
+    from search_space.workspace import Call, Operand, workspace_bytes
+
+    tensors = [t for t in (query, key, value, mask) if t is not None]
+    operands = tuple(
+        Operand(k, Layout(tuple(t.shape), tuple(t.stride())), str(t.dtype).removeprefix("torch."))
+        for k, t in enumerate(tensors)
+    )
+    dtype = str(query.dtype).removeprefix("torch.")
+    call = Call(operands, (), tuple(query.shape), dtype, query.device.type)
+    return workspace_bytes("aten.scaled_dot_product_attention.default", call)
+
+
+def eager_peak_bytes(
+    model: torch.nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None
+) -> int:
+    """Peak bytes of activations of a call of the eager model: all that is alive beyond weights
+    and inputs, outputs included.
+
+    Raises:
+        CaptureError: the model cannot run on tensors without data.
+    """
+    counter = _Counter()
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    fakes: dict[int, torch.Tensor] = {}
+
+    def fake(tensor: torch.Tensor) -> torch.Tensor:
+        if id(tensor) not in fakes:
+            fakes[id(tensor)] = mode.from_tensor(tensor, static_shapes=True)
+            counter.ignore(fakes[id(tensor)])
+        return fakes[id(tensor)]
+
+    weights = {
+        name: fake(tensor)
+        for name, tensor in (
+            *model.named_parameters(remove_duplicate=False),
+            *model.named_buffers(remove_duplicate=False),
+        )
+    }
+    given, keywords = pytree.tree_map_only(torch.Tensor, fake, (tuple(args), dict(kwargs or {})))
+    try:
+        with torch.no_grad(), mode, _CountOutputs(counter), _WholeAttention(counter):
+            output = torch.func.functional_call(model, weights, given, keywords, strict=False)
+    except Exception as error:  # whatever the model's own code raises without data
+        reason = str(error).strip().splitlines()
+        raise CaptureError(
+            "the eager model's peak cannot be told without running it: "
+            f"{type(error).__name__}: {reason[0] if reason else 'no message'}"
+        ) from error
+    del output
+    return counter.peak
