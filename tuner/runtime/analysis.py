@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from cost_models.base import Ceilings
-from cost_models.features import graph_seconds, loop_seconds
+from cost_models.ceilings import Ceilings
 from cost_models.select import Selector
+from cost_models.times import graph_seconds, loop_seconds
 from search_space.candidates import find_classes
 from search_space.classes import RegionClass
 from search_space.dim_rules import Probe

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
-from cost_models.base import Ceilings, default_ceilings
+from cost_models.ceilings import default_ceilings
 from search_space.budget import Budget, parse_budget
 from search_space.capture import Capture, capture
 from search_space.eager_peak import eager_peak_bytes

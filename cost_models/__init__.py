@@ -1,0 +1,1 @@
+"""What plans cost: analytic and learned models of speed, and selection by prediction."""

@@ -1,0 +1,28 @@
+"""Cost models by the name that a campaign gives them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from cost_models.base import CostModel
+from cost_models.learned import Learned
+from cost_models.macro_micro import MacroMicro
+from cost_models.roofline import Roofline
+
+KINDS: dict[str, Callable[[int], CostModel]] = {
+    "learned": lambda seed: Learned(seed),
+    "roofline": lambda seed: Roofline(),
+    "macro_micro": lambda seed: MacroMicro(),
+}
+"""Makes a model of a kind from a random seed."""
+
+
+def create(kind: str, seed: int = 0) -> tuple[CostModel, ...]:
+    """The models to choose from: the one named, or all of them for ``auto``.
+
+    Raises:
+        KeyError: the kind is unknown.
+    """
+    if kind == "auto":
+        return tuple(make(seed) for make in KINDS.values())
+    return (KINDS[kind](seed),)

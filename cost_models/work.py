@@ -1,0 +1,126 @@
+"""How much work an op does: floating-point operations and bytes, from shapes alone.
+
+Multiply-adds count two operations. Within a region every op's work is proportional to its slice,
+but for the tensors that it takes whole, so that two numbers a node suffice for any chunk size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import prod
+
+from search_space.graph import ALIAS, LEAVES, SizedGraph, SizedNode
+from search_space.regions import Loop, arguments
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """The work of one node over the whole extent.
+
+    Attributes:
+        flops: floating-point operations.
+        sliced_bytes: bytes read and written that shrink with the chunk.
+        whole_bytes: bytes that every pass reads whole.
+        launches: kernels started; 0 for views.
+    """
+
+    flops: float
+    sliced_bytes: int
+    whole_bytes: int
+    launches: int
+
+
+def _columns(graph: SizedGraph, node: SizedNode) -> int:
+    """The summed dimension of a product: the last of its first matrix argument."""
+    place = 1 if node.op.startswith(("aten.addmm", "aten.baddbmm")) else 0
+    return graph.nodes[node.refs[place][1]].output.shape[-1]
+
+
+def _product(graph: SizedGraph, node: SizedNode) -> float:
+    return 2.0 * node.output.numel * _columns(graph, node)
+
+
+def _convolution(graph: SizedGraph, node: SizedNode) -> float:
+    weight = graph.nodes[node.refs[1][1]].output.shape
+    return 2.0 * node.output.numel * prod(weight[1:])
+
+
+def _attention(graph: SizedGraph, node: SizedNode) -> float:
+    query, key = (graph.nodes[node.refs[k][1]].output.shape for k in (0, 1))
+    return 2.0 * (prod(query) * key[-2] + node.output.numel * key[-2])
+
+
+def _einsum(graph: SizedGraph, node: SizedNode) -> float:
+    equation = str(node.args[0]).replace(" ", "")
+    terms, _, result = equation.partition("->")
+    sizes: dict[str, int] = {}
+    for (_, ref), term in zip(node.refs, terms.split(","), strict=False):
+        sizes.update(zip(term, graph.nodes[ref].output.shape, strict=False))
+    return 2.0 * prod(sizes.values())
+
+
+_PRODUCTS: dict[str, Callable[[SizedGraph, SizedNode], float]] = {
+    "aten.matmul": _product,
+    "aten.bmm": _product,
+    "aten.mm": _product,
+    "aten.linear": _product,
+    "aten.addmm": _product,
+    "aten.baddbmm": _product,
+    "aten.mv": _product,
+    "aten.einsum": _einsum,
+    "aten.conv1d": _convolution,
+    "aten.conv2d": _convolution,
+    "aten.conv3d": _convolution,
+    "aten.convolution": _convolution,
+    "aten.scaled_dot_product_attention": _attention,
+}
+
+# Operations per output element, where it is not 1.
+_PER_ELEMENT = {
+    "aten.softmax": 5.0, "aten._softmax": 5.0, "aten.log_softmax": 5.0, "aten.layer_norm": 6.0,
+    "aten.native_layer_norm": 6.0, "aten.group_norm": 6.0, "aten.tanh": 10.0, "aten.gelu": 12.0,
+    "aten.exp": 8.0, "aten.sigmoid": 10.0, "aten.silu": 10.0, "aten.pow": 4.0,
+}  # fmt: skip
+
+
+def flops(graph: SizedGraph, node: SizedNode) -> float:
+    """Floating-point operations of a node on its whole output."""
+    packet = node.op.rpartition(".")[0]
+    if packet in _PRODUCTS:
+        return _PRODUCTS[packet](graph, node)
+    if ALIAS in node.traits or node.op == "getitem":
+        return 0.0
+    return _PER_ELEMENT.get(packet, 1.0) * node.output.numel
+
+
+def node_work(graph: SizedGraph, node: SizedNode) -> Work:
+    """A node's work when it runs whole."""
+    if node.kind in LEAVES or ALIAS in node.traits or node.op == "getitem":
+        return Work(0.0, 0, 0, 0)
+    read = sum(graph.nodes[ref].output.nbytes for _, ref in node.refs)
+    written = sum(t.nbytes for t in node.outputs)
+    return Work(flops(graph, node), read + written, 0, 1)
+
+
+def loop_work(loop: Loop) -> tuple[Work, ...]:
+    """The work of each of a region's nodes, split by what shrinks with the chunk."""
+    graph = loop.graph
+    members = set(loop.region.nodes)
+    found = []
+    for place, index in enumerate(loop.region.nodes):
+        node = graph.nodes[index]
+        if ALIAS in node.traits or node.op == "getitem":
+            found.append(Work(0.0, 0, 0, 0))
+            continue
+        slices = dict(loop.flows[place].slices)
+        sliced = sum(t.nbytes for t in node.outputs)
+        whole = 0
+        for path, ref in arguments(graph, index, loop.flows[place]):
+            size = graph.nodes[ref].output.nbytes
+            if ref in members or path in slices:
+                sliced += size
+            else:
+                whole += size
+        found.append(Work(flops(graph, node), sliced, whole, 1))
+    return tuple(found)
