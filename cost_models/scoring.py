@@ -46,8 +46,8 @@ class Score:
 
     @property
     def merit(self) -> tuple[float, float]:
-        """Larger is better: error decides which plans are fast, ranks break ties."""
-        return (-round(self.error, 3), self.pairwise_accuracy)
+        """Larger is better: what a wrong first choice costs decides, ranks break ties."""
+        return (-round(self.regret, 2), self.pairwise_accuracy)
 
 
 def folds(samples: Sequence[Sample]) -> tuple[str, list[list[int]]]:

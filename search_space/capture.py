@@ -9,10 +9,12 @@ analysis; the rows then become plain data.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import logging
 import operator
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -155,11 +157,23 @@ def _check_model(model: torch.nn.Module) -> None:
             )
 
 
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's remarks on sizes 0 and 1, which are fixed on purpose."""
+    logger = logging.getLogger("torch._export.non_strict_utils")
+    before = logger.disabled
+    logger.disabled = True
+    try:
+        yield
+    finally:
+        logger.disabled = before
+
+
 def _export(flat: _Flat, tensors: tuple[torch.Tensor, ...]) -> Any:
     auto = torch.export.Dim.AUTO
     shapes = (tuple(dict.fromkeys(range(t.dim()), auto) for t in tensors),)
     try:
-        with torch.no_grad(), warnings.catch_warnings():
+        with torch.no_grad(), warnings.catch_warnings(), _quiet():
             warnings.simplefilter("ignore")
             program = torch.export.export(flat, tensors, strict=False, dynamic_shapes=shapes)
             program = program.run_decompositions({})

@@ -8,7 +8,7 @@ shapes, and nothing but a dictionary look-up for shapes seen before.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,15 +18,17 @@ from torch.utils import _pytree as pytree
 
 from cost_models.ceilings import default_ceilings
 from search_space.budget import Budget, parse_budget
-from search_space.capture import Capture, capture
+from search_space.capture import Capture
 from search_space.eager_peak import eager_peak_bytes
-from search_space.errors import CaptureError, UnsupportedSizes
+from search_space.errors import CaptureError, PlanError
 from search_space.plan import Plan
 from search_space.probe import Prober
-from tuner.database import GraphEntry, ModelFile, read_database
+from tuner.database import GraphEntry, ModelFile, read_database, slug
+from tuner.environment import device_name
 from tuner.runtime.analysis import Analysis
+from tuner.runtime.captures import Captures, Shapes, autocast_state
 from tuner.runtime.choose import Chosen, choose
-from tuner.runtime.explain import explain_plan
+from tuner.runtime.explain import explain_plan, module_code
 from tuner.runtime.rewrite import rewrite
 
 log = logging.getLogger("autochunk")
@@ -55,12 +57,13 @@ class Applied:
         entries: Mapping[str, GraphEntry],
         budget: Budget | None,
         fixed: Plan | None = None,
+        captures: Captures | None = None,
     ) -> None:
         self.model = model
         self._entries = entries
         self._budget = budget
         self._fixed = fixed
-        self._captures: list[tuple[object, Capture]] = []
+        self._captures = captures or Captures(model)
         self._prepared: dict[object, Prepared] = {}
         self._last: Prepared | None = None
         self._probe = Prober()
@@ -101,8 +104,6 @@ class Applied:
     @property
     def code(self) -> str:
         """The generated Python of the last call's sizes, loops and bodies included."""
-        from tuner.runtime.explain import module_code
-
         return module_code(self._current.module)
 
     def explain(self) -> str:
@@ -124,20 +125,24 @@ class Applied:
             else (type(leaf), leaf)
             for leaf in leaves
         )
-        return signature, spec, _autocast_state()
+        return signature, spec, autocast_state()
 
     def _prepare(self, key: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Prepared:
-        captured, bindings = self._captured(args, kwargs)
-        leaves, _ = pytree.tree_flatten((args, kwargs))
-        shapes = tuple(tuple(leaves[place].shape) for place in captured.tensor_places)
+        located = self._captures.locate(args, kwargs)
+        captured = located.captured
         analysis = Analysis(
-            captured.graph, bindings, default_ceilings(captured.graph.device), self._probe
+            captured.graph, located.bindings, default_ceilings(captured.graph.device), self._probe
         )
         if self._fixed is not None:
+            if captured.graph.fingerprint != self._fixed.fingerprint:
+                raise PlanError(
+                    f"the plan belongs to graph {self._fixed.fingerprint}, the model as called is "
+                    f"{captured.graph.fingerprint}; tune the model as it is called"
+                )
             peak = analysis.memory.profile(self._fixed.choices).peak_bytes
             chosen = Chosen(self._fixed, "given", peak)
         else:
-            chosen = self._choose(analysis, shapes, args, kwargs)
+            chosen = self._choose(analysis, located.shapes, args, kwargs)
         active = analysis.memory.active(chosen.plan.choices)
         module = rewrite(analysis.sized, active, self.model, captured.constants)
         prepared = Prepared(captured, analysis, chosen, module)
@@ -147,7 +152,7 @@ class Applied:
     def _choose(
         self,
         analysis: Analysis,
-        shapes: tuple[tuple[int, ...], ...],
+        shapes: Shapes,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> Chosen:
@@ -182,44 +187,6 @@ class Applied:
             )
             return peak
 
-    def _captured(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[Capture, dict[str, int]]:
-        """A capture that serves these inputs: a kept one whose guards hold, else a new one."""
-        leaves, spec = pytree.tree_flatten((args, kwargs))
-        for kept_key, kept in self._captures:
-            if kept_key != _capture_key(leaves, spec):
-                continue
-            try:
-                return kept, kept.graph.bind(
-                    tuple(tuple(leaves[place].shape) for place in kept.tensor_places)
-                )
-            except UnsupportedSizes:
-                continue
-        made = capture(self.model, args, kwargs)
-        bindings = made.graph.bind(
-            tuple(tuple(leaves[place].shape) for place in made.tensor_places)
-        )
-        self._captures.append((_capture_key(leaves, spec), made))
-        return made, bindings
-
-
-def _autocast_state() -> tuple[object, ...]:
-    return tuple(
-        torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-        for device in ("cpu", "cuda")
-    )
-
-
-def _capture_key(leaves: list[Any], spec: pytree.TreeSpec) -> object:
-    signature = tuple(
-        (leaf.dim(), leaf.dtype, leaf.device)
-        if isinstance(leaf, torch.Tensor)
-        else (type(leaf), leaf)
-        for leaf in leaves
-    )
-    return signature, spec, _autocast_state()
-
 
 def apply(
     model: torch.nn.Module,
@@ -246,7 +213,7 @@ def apply(
     """
     budget = None if memory_budget is None else parse_budget(memory_budget)
     files: tuple[ModelFile, ...] = () if plans is None else read_database(Path(plans))
-    entries = {entry.fingerprint: entry for file in files for entry in file.graphs}
+    entries = _by_fingerprint(files, _device_of(model))
     if plans is not None and not entries:
         log.warning("autochunk: the plan database %s is empty; choosing analytically", plans)
     applied = Applied(model, entries, budget)
@@ -254,28 +221,47 @@ def apply(
     return applied
 
 
+def _device_of(model: torch.nn.Module) -> str:
+    parameter = next(model.parameters(), None)
+    return "cpu" if parameter is None else str(parameter.device)
+
+
+def _by_fingerprint(files: Iterable[ModelFile], device: str) -> dict[str, GraphEntry]:
+    """What files say of each graph; those of this very device before those of its like."""
+    own = slug(device_name(device))
+    found: dict[str, GraphEntry] = {}
+    elsewhere: dict[str, str] = {}
+    for file in sorted(files, key=lambda file: (slug(file.device) != own, str(file.path))):
+        for entry in file.graphs:
+            if entry.fingerprint not in found:
+                found[entry.fingerprint] = entry
+                if slug(file.device) != own:
+                    elsewhere[file.device] = file.model
+    for other, model in elsewhere.items():
+        log.info("autochunk: plans of %s were tuned on %r, not on this device", model, other)
+    return found
+
+
 def apply_plan(
     model: torch.nn.Module,
     plan: Plan,
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any] | None = None,
+    *,
+    captures: Captures | None = None,
 ) -> Applied:
     """The model with exactly this plan, at every length where it is legal.
+
+    Args:
+        captures: those made before of the same model, so that it need not be captured again.
 
     Raises:
         PlanError: the plan belongs to another graph.
         IllegalRegion: the plan cannot run at these sizes.
     """
-    from search_space.errors import PlanError
-
-    applied = Applied(model, {}, None, plan)
-    prepared = applied.prepare(*args, **dict(kwargs or {}))
-    if prepared.captured.graph.fingerprint != plan.fingerprint:
-        raise PlanError(
-            f"the plan belongs to graph {plan.fingerprint}, the model as called is "
-            f"{prepared.captured.graph.fingerprint}; tune this model"
-        )
+    applied = Applied(model, {}, None, plan, captures)
+    applied.prepare(*args, **dict(kwargs or {}))
     return applied
 
 
-__all__ = ["Applied", "Ceilings", "Prepared", "apply", "apply_plan"]
+__all__ = ["Applied", "Prepared", "apply", "apply_plan"]

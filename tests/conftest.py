@@ -1,0 +1,50 @@
+"""What all tests share: one thread, and tiny models that are captured once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+
+# Kernels' buffers are counted per thread, and the count is read from here. Tiny kernels on two
+# threads of a busy machine wait for each other: 60 times slower than on one.
+os.environ["OMP_NUM_THREADS"] = "1"
+
+import pytest
+import torch
+from tiny import Tiny, tiny_model
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _threads() -> Iterator[None]:
+    torch.set_num_threads(1)
+    yield
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Callable[..., Tiny]:
+    """Tiny models by name and attention, each captured on first use: ``tiny("gpt2", "sdpa")``."""
+    return tiny_model
+
+
+@pytest.fixture(scope="session")
+def tiny_gpt2() -> Tiny:
+    """GPT-2 with eager attention: 2 layers, width 32, 4 heads, 14 tokens."""
+    return tiny_model("gpt2", "eager")
+
+
+@pytest.fixture(scope="session")
+def tiny_gpt2_sdpa() -> Tiny:
+    """The same GPT-2 with fused attention."""
+    return tiny_model("gpt2", "sdpa")
+
+
+@pytest.fixture(scope="session")
+def tiny_vit() -> Tiny:
+    """ViT with eager attention: 2 layers, width 32, 4 heads, 5 x 5 patches."""
+    return tiny_model("vit", "eager")
+
+
+@pytest.fixture(scope="session")
+def tiny_vit_sdpa() -> Tiny:
+    """The same ViT with fused attention."""
+    return tiny_model("vit", "sdpa")

@@ -1,0 +1,313 @@
+"""Campaign files: YAML in, a frozen and fully resolved configuration out.
+
+Every key is declared once, in the tables below, with its parser and default. Unknown keys are
+errors that name the nearest valid one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from search_space.budget import Budget, parse_budget
+from search_space.errors import ConfigError
+
+SAMPLERS = ("tpe", "nsga2", "random", "exhaustive")
+KINDS = ("auto", "learned", "roofline", "macro_micro")
+DTYPES = ("float32", "float16", "bfloat16", "float64")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """Which model: a name for the database, a factory ``package.module:function`` or
+    ``path/file.py:function`` with its keyword arguments, and the dtype it is cast to."""
+
+    id: str
+    factory: str
+    kwargs: Mapping[str, Any]
+    dtype: str
+
+
+@dataclass(frozen=True, slots=True)
+class SearchConfig:
+    """The study: sampler, plans tried on the cost model a round, seed, and rounds of proposing,
+    confirming and refitting."""
+
+    sampler: str = "tpe"
+    n_trials: int = 200
+    seed: int = 0
+    rounds: int = 2
+
+
+@dataclass(frozen=True, slots=True)
+class CostModelConfig:
+    """Which cost model (``auto`` takes the best on held-out timings), and how many seconds a length
+    may spend on timing regions alone."""
+
+    kind: str = "auto"
+    timings_s: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class ConfirmConfig:
+    """Real runs: plans a budget and round, warm-up and measured runs, hard timeout of one
+    measurement, and the tolerance of outputs against the unchunked model's."""
+
+    top_k: int = 3
+    warmup: int = 1
+    repeats: int = 5
+    timeout_s: float = 300.0
+    rtol: float = 1e-4
+    atol: float = 1e-5
+
+
+@dataclass(frozen=True)
+class CampaignConfig:
+    """One campaign, resolved. ``folder`` is where the file stands: factories by path are relative
+    to it."""
+
+    campaign: str
+    model: ModelConfig
+    seq_lens: tuple[int, ...]
+    device: str
+    budgets: tuple[Budget, ...]
+    search: SearchConfig
+    cost_model: CostModelConfig
+    confirm: ConfirmConfig
+    output: Path
+    plans: Path
+    folder: Path
+
+    def plain(self) -> dict[str, Any]:
+        """As plain values, the way a campaign file would say it."""
+        return {name: value for name, value in _plain(self).items() if name != "folder"}
+
+
+Parser = Callable[[str, Any], Any]
+_REQUIRED = object()
+
+
+def _text(key: str, value: Any) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise ConfigError(f"{key} must be a text, got {value!r}")
+    return value
+
+
+def _count(key: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ConfigError(f"{key} must be a positive whole number, got {value!r}")
+    return value
+
+
+def _whole(key: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ConfigError(f"{key} must be a whole number, 0 or more, got {value!r}")
+    return value
+
+
+def _amount(key: str, value: Any) -> float:
+    if isinstance(value, str):  # YAML reads 1e-5, without a dot, as a text
+        try:
+            value = float(value)
+        except ValueError:
+            raise ConfigError(f"{key} must be a number, got {value!r}") from None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+        raise ConfigError(f"{key} must be a number, 0 or more, got {value!r}")
+    return float(value)
+
+
+def _one_of(options: Sequence[str]) -> Parser:
+    def parse(key: str, value: Any) -> str:
+        if value not in options:
+            near = difflib.get_close_matches(str(value), options, 1, 0.5)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ConfigError(f"{key} must be one of {', '.join(options)}, got {value!r}{hint}")
+        return str(value)
+
+    return parse
+
+
+def _device(key: str, value: Any) -> str:
+    if isinstance(value, str):
+        kind, colon, index = value.partition(":")
+        if value in ("auto", "cpu", "cuda") or (kind == "cuda" and colon and index.isdigit()):
+            return value
+    raise ConfigError(f"{key} must be auto, cpu, cuda or cuda:N, got {value!r}")
+
+
+def _mapping(key: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
+        raise ConfigError(f"{key} must be a mapping of names to values, got {value!r}")
+    return value
+
+
+def _path(key: str, value: Any) -> Path:
+    return Path(_text(key, value)).expanduser()
+
+
+def _lengths(key: str, value: Any) -> tuple[int, ...]:
+    if not isinstance(value, list) or not value:
+        raise ConfigError(f"{key} must be a list of lengths such as [512, 1024], got {value!r}")
+    found = tuple(_count(f"{key}[{place}]", item) for place, item in enumerate(value))
+    if len(set(found)) != len(found):
+        raise ConfigError(f"{key} names a length twice: {list(found)}")
+    return found
+
+
+def _budgets(key: str, value: Any) -> tuple[Budget, ...]:
+    if not isinstance(value, list) or not value:
+        raise ConfigError(f"{key} must be a list such as [0.5, 8GiB, min], got {value!r}")
+    found = []
+    for place, item in enumerate(value):
+        try:
+            found.append(parse_budget(item))
+        except ConfigError as error:
+            raise ConfigError(f"{key}[{place}]: {error}") from None
+    return tuple(dict.fromkeys(found))
+
+
+def _section(target: type, table: Mapping[str, tuple[Parser, Any]]) -> Parser:
+    def parse(key: str, value: Any) -> Any:
+        return target(**_read(value, table, key))
+
+    return parse
+
+
+def _defaults(target: type, parsers: Mapping[str, Parser]) -> Mapping[str, tuple[Parser, Any]]:
+    """A section's table, its defaults read off the dataclass."""
+    assert is_dataclass(target)
+    return {field.name: (parsers[field.name], field.default) for field in fields(target)}
+
+
+_MODEL: Mapping[str, tuple[Parser, Any]] = {
+    "id": (_text, _REQUIRED),
+    "factory": (_text, _REQUIRED),
+    "kwargs": (_mapping, {}),
+    "dtype": (_one_of(DTYPES), "float32"),
+}
+_SEARCH = _defaults(
+    SearchConfig,
+    {"sampler": _one_of(SAMPLERS), "n_trials": _count, "seed": _whole, "rounds": _count},
+)
+_COST_MODEL = _defaults(CostModelConfig, {"kind": _one_of(KINDS), "timings_s": _amount})
+_CONFIRM = _defaults(
+    ConfirmConfig,
+    {
+        "top_k": _count, "warmup": _whole, "repeats": _count, "timeout_s": _amount,
+        "rtol": _amount, "atol": _amount,
+    },
+)  # fmt: skip
+_CAMPAIGN: Mapping[str, tuple[Parser, Any]] = {
+    "campaign": (_text, _REQUIRED),
+    "model": (_section(ModelConfig, _MODEL), _REQUIRED),
+    "seq_lens": (_lengths, _REQUIRED),
+    "device": (_device, "auto"),
+    "budgets": (_budgets, [0.5, 0.2, "min"]),
+    "search": (_section(SearchConfig, _SEARCH), {}),
+    "cost_model": (_section(CostModelConfig, _COST_MODEL), {}),
+    "confirm": (_section(ConfirmConfig, _CONFIRM), {}),
+    "output": (_path, None),
+    "plans": (_path, "plans"),
+}
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> CampaignConfig:
+    """Read a campaign file.
+
+    Args:
+        overrides: ``key=value`` texts, keys dotted (``search.n_trials=50``), values in YAML.
+
+    Raises:
+        ConfigError: the file or an override is wrong; names the key, the cause and the remedy.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the campaign file {path} cannot be read: {error}") from error
+    data = _parse_yaml(text, str(path))
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path} must hold a mapping of keys, got {type(data).__name__}")
+    for override in overrides:
+        _override(data, override)
+    try:
+        return parse_config(data, path.resolve().parent)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def parse_config(data: Mapping[str, Any], folder: Path) -> CampaignConfig:
+    """A configuration from plain values.
+
+    Raises:
+        ConfigError: a key is missing, unknown, or has a wrong value.
+    """
+    values = _read(data, _CAMPAIGN, "")
+    if values["output"] is None:
+        values["output"] = Path("runs") / values["campaign"]
+    return CampaignConfig(**values, folder=folder)
+
+
+def _read(value: Any, table: Mapping[str, tuple[Parser, Any]], section: str) -> dict[str, Any]:
+    if value is None:
+        value = {}
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{section or 'the file'} must be a mapping of keys, got {value!r}")
+    prefix = f"{section}." if section else ""
+    for name in value:
+        if name not in table:
+            near = difflib.get_close_matches(str(name), table, 1, 0.4)
+            hint = f"did you mean {prefix}{near[0]}?" if near else f"valid are {', '.join(table)}"
+            raise ConfigError(f"unknown key {prefix}{name}; {hint}")
+    found = {}
+    for name, (parse, default) in table.items():
+        if name in value:
+            found[name] = parse(prefix + name, value[name])
+        elif default is _REQUIRED:
+            raise ConfigError(f"the key {prefix}{name} is missing")
+        else:
+            found[name] = default if default is None else parse(prefix + name, default)
+    return found
+
+
+def _parse_yaml(text: str, where: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or error
+        raise ConfigError(f"{where}{line} is not valid YAML: {problem}") from error
+
+
+def _override(data: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"--set takes key=value, such as search.n_trials=50, got {override!r}")
+    *parents, last = key.strip().split(".")
+    place = data
+    for parent in parents:
+        inner = place.setdefault(parent, {})
+        if not isinstance(inner, dict):
+            raise ConfigError(f"--set {override}: {parent} is not a section")
+        place = inner
+    place[last] = _parse_yaml(text, f"--set {override}")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Budget):
+        return value.plain
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [_plain(item) for item in value]
+    return value

@@ -1,0 +1,1 @@
+"""Measuring: callables in, numbers out. Nothing here knows of plans."""

@@ -1,0 +1,50 @@
+"""Measuring a device's ceilings for the roofline; takes about a second."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from cost_models.ceilings import Ceilings
+from tuner.measure.cpu import cpu_cache_bytes
+from tuner.measure.protocol import Backend
+from tuner.measure.timing import median
+
+
+def measure_ceilings(backend: Backend, dtype: torch.dtype = torch.float32) -> Ceilings:
+    """Copy and cache bandwidth, matrix product rate and launch time, each a median of seven."""
+    cuda = backend.device.startswith("cuda")
+    device = torch.device(backend.device)
+    cache = (
+        torch.cuda.get_device_properties(device).L2_cache_size if cuda else cpu_cache_bytes()
+    )
+
+    def seconds(call: Callable[[], Any], times: int = 1) -> float:
+        def several() -> Any:
+            result = None
+            for _ in range(times):
+                result = call()
+            return result
+
+        for _ in range(2):
+            backend.time_call(several)
+        return median([backend.time_call(several)[0] for _ in range(7)]) / 1e3 / times
+
+    item = torch.empty((), dtype=dtype).element_size()
+    large = torch.ones((512 if cuda else 64) * 2**20 // item, dtype=dtype, device=device)
+    small = torch.ones(cache // 4 // item, dtype=dtype, device=device)
+    tiny = torch.ones(8, dtype=dtype, device=device)
+    side = 8192 if cuda else 1024
+    matrix = torch.ones(side, side, dtype=dtype, device=device)
+    with torch.no_grad():
+        found = Ceilings(
+            # a fresh output each time, as in a model: its pages are part of the cost
+            copy_bytes_per_s=2 * large.nbytes / seconds(lambda: large + 1),
+            cache_bytes_per_s=2 * small.nbytes / seconds(lambda: small + 1, times=20),
+            cache_bytes=int(cache),
+            matmul_flops_per_s=2 * side**3 / seconds(lambda: matrix @ matrix),
+            launch_s=seconds(lambda: tiny + 1, times=200),
+        )
+    return found

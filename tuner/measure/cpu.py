@@ -1,0 +1,105 @@
+"""Measuring on a CPU: process CPU time decides, and the allocator's own events give the peak."""
+
+from __future__ import annotations
+
+import gc
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch.autograd import ProfilerActivity
+
+from tuner.environment import device_name
+from tuner.measure.protocol import Peak
+
+
+class CpuBackend:
+    """The CPU backend. See :class:`~tuner.measure.protocol.Backend`."""
+
+    device = "cpu"
+
+    def time_call(self, call: Callable[[], Any]) -> tuple[float, float]:
+        wall, spent = time.perf_counter(), time.process_time()
+        result = call()
+        spent, wall = time.process_time() - spent, time.perf_counter() - wall
+        del result
+        return spent * 1e3, wall * 1e3
+
+    def peak(self, call: Callable[[], Any]) -> tuple[Any, Peak]:
+        # the first call of a fresh module allocates things that stay; they are not activations
+        gc.collect()
+        result, events = _profiled(call)
+        live = most = 0
+        for _, size in sorted(events, key=lambda event: event[0]):
+            live += size
+            most = max(most, live)
+        return result, Peak(most, 0)
+
+    def settle(self) -> None:
+        gc.collect()
+
+    def is_out_of_memory(self, error: BaseException) -> bool:
+        text = str(error)
+        return isinstance(error, MemoryError) or "DefaultCPUAllocator" in text
+
+    def is_fatal(self, error: BaseException) -> bool:
+        return False
+
+    def environment(self) -> Mapping[str, str]:
+        return {
+            "device": "cpu",
+            "device_name": device_name("cpu"),
+            "torch": torch.__version__,
+            "threads": str(torch.get_num_threads()),
+            "capability": torch.backends.cpu.get_cpu_capability(),
+            "python": platform.python_version(),
+        }
+
+
+def _profiled(call: Callable[[], Any]) -> tuple[Any, list[tuple[int, int]]]:
+    """A call's result, and the allocator's events meanwhile: (time in ns, bytes, negative where
+    freed)."""
+    from torch._C._autograd import _disable_profiler, _enable_profiler, _prepare_profiler
+    from torch._C._profiler import (
+        ProfilerConfig,
+        ProfilerState,
+        _EventType,
+        _ExperimentalConfig,
+        _ProfilerEvent,
+    )
+
+    config = ProfilerConfig(
+        ProfilerState.KINETO, False, True, False, False, False, _ExperimentalConfig()
+    )
+    activities = {ProfilerActivity.CPU}
+    _prepare_profiler(config, activities)
+    _enable_profiler(config, activities)
+    try:
+        result = call()
+    finally:
+        finished = _disable_profiler()
+    found: list[tuple[int, int]] = []
+
+    def visit(event: _ProfilerEvent) -> None:
+        if event.tag == _EventType.Allocation:
+            fields = event.extra_fields
+            if fields.device.type == "cpu":
+                found.append((event.start_time_ns, fields.alloc_size))
+        for child in event.children:
+            visit(child)
+
+    for root in finished.experimental_event_tree():
+        visit(root)
+    return result, found
+
+
+def cpu_cache_bytes() -> int:
+    """The share of the last-level cache that one process can expect: 4 MiB where unknown."""
+    try:
+        size = os.sysconf("SC_LEVEL2_CACHE_SIZE")
+    except (ValueError, OSError):
+        size = 0
+    return max(size * 2, 4 * 2**20)

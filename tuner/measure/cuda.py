@@ -1,0 +1,79 @@
+"""Measuring on a GPU: events decide, and the caching allocator gives the peak."""
+
+from __future__ import annotations
+
+import gc
+import platform
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from tuner.environment import device_name
+from tuner.measure.protocol import Peak
+
+
+class CudaBackend:
+    """The CUDA backend. See :class:`~tuner.measure.protocol.Backend`.
+
+    Args:
+        device: ``cuda`` or ``cuda:N``.
+    """
+
+    def __init__(self, device: str = "cuda") -> None:
+        self.device = device
+        torch.cuda.set_device(torch.device(device))
+        # cuBLAS takes its workspaces at its first calls; they must not count as anyone's peak
+        for dtype in (torch.float32, torch.bfloat16, torch.float16):
+            small = torch.ones(64, 64, device=device, dtype=dtype)
+            (small @ small).sum().item()
+            torch.bmm(small[None], small[None]).sum().item()
+
+    def time_call(self, call: Callable[[], Any]) -> tuple[float, float]:
+        first, last = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        torch.cuda.synchronize()
+        wall = time.perf_counter()
+        first.record()
+        result = call()
+        last.record()
+        torch.cuda.synchronize()
+        wall = time.perf_counter() - wall
+        del result
+        return float(first.elapsed_time(last)), wall * 1e3
+
+    def peak(self, call: Callable[[], Any]) -> tuple[Any, Peak]:
+        self.settle()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        result = call()
+        torch.cuda.synchronize()
+        most, reserved = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
+        return result, Peak(most - before, reserved)
+
+    def settle(self) -> None:
+        gc.collect()
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+
+    def is_out_of_memory(self, error: BaseException) -> bool:
+        return isinstance(error, torch.cuda.OutOfMemoryError)
+
+    def is_fatal(self, error: BaseException) -> bool:
+        # after a device-side assertion or an illegal access every later call fails as well
+        accelerator_error: type[BaseException] | None = getattr(torch, "AcceleratorError", None)
+        if accelerator_error is not None and isinstance(error, accelerator_error):
+            return not self.is_out_of_memory(error)
+        return isinstance(error, RuntimeError) and "CUDA error" in str(error)
+
+    def environment(self) -> Mapping[str, str]:
+        properties = torch.cuda.get_device_properties(torch.device(self.device))
+        return {
+            "device": "cuda",
+            "device_name": device_name(self.device),
+            "device_memory_bytes": str(properties.total_memory),
+            "torch": torch.__version__,
+            "cuda": str(torch.version.cuda),
+            "python": platform.python_version(),
+            "tf32": str(torch.backends.cuda.matmul.allow_tf32),
+        }

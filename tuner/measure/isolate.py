@@ -1,0 +1,167 @@
+"""The other end of :mod:`tuner.measure.child`: a measuring process that may die.
+
+Each request has a hard timeout. A process that dies, hangs or cannot be trusted any more is killed
+with all its children, and the next request starts a new one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from tuner.measure.protocol import Status
+
+
+class Isolated:
+    """A session in a process of its own.
+
+    Args:
+        target: ``module:Class`` of the session.
+        spec: what the session is built from; plain values.
+        log: where the process's own output goes.
+        start_timeout_s: for starting and building the session.
+        environment: variables on top of this process's own.
+    """
+
+    def __init__(
+        self,
+        target: str,
+        spec: Mapping[str, Any],
+        *,
+        log: Path,
+        start_timeout_s: float = 600.0,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self._opening = {"target": target, "spec": dict(spec)}
+        self._log = log
+        self._start_timeout_s = start_timeout_s
+        self._environment = {**os.environ, **(environment or {})}
+        self._process: subprocess.Popen[bytes] | None = None
+        self._buffer = b""
+        self.starts = 0
+
+    def __enter__(self) -> Isolated:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def request(self, request: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:
+        """The session's reply; a reply with a failure's status where there is none.
+
+        A reply has at least ``status``, and ``reason`` where that is not ``ok``.
+        """
+        if self._process is None:
+            opened = self._start()
+            if opened["status"] != "ok":
+                return opened
+        return self._exchange(request, timeout_s)
+
+    def close(self) -> None:
+        """End the process and all that it started."""
+        process, self._process, self._buffer = self._process, None, b""
+        if process is None:
+            return
+        try:
+            os.killpg(process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass  # it had ended by itself
+        process.wait()
+        for stream in (process.stdin, process.stdout):
+            if stream is not None:
+                try:
+                    stream.close()
+                except BrokenPipeError:
+                    pass  # a request it never read
+
+    def _start(self) -> dict[str, Any]:
+        self._log.parent.mkdir(parents=True, exist_ok=True)
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "tuner.measure.child"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                start_new_session=True,
+                env=self._environment,
+            )
+        self.starts += 1
+        return self._exchange(self._opening, self._start_timeout_s)
+
+    def _exchange(self, request: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:
+        process = self._process
+        assert process is not None and process.stdin is not None
+        try:
+            process.stdin.write(json.dumps(request).encode() + b"\n")
+            process.stdin.flush()
+        except BrokenPipeError:
+            return self._died()
+        line = self._read_line(time.monotonic() + timeout_s)
+        if line is None:
+            self.close()
+            return {"status": Status.TIMEOUT.value, "reason": f"no answer within {timeout_s:g} s"}
+        if not line:
+            return self._died()
+        reply: dict[str, Any] = json.loads(line)
+        if reply.pop("fatal", False):
+            self.close()
+        return reply
+
+    def _read_line(self, deadline: float) -> bytes | None:
+        """The next line; empty where the process has ended, None at the deadline."""
+        assert self._process is not None and self._process.stdout is not None
+        handle = self._process.stdout.fileno()
+        with selectors.DefaultSelector() as selector:
+            selector.register(handle, selectors.EVENT_READ)
+            while b"\n" not in self._buffer:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    return None
+                if not selector.select(left):
+                    continue
+                part = os.read(handle, 1 << 16)
+                if not part:
+                    return b""
+                self._buffer += part
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        return line
+
+    def _died(self) -> dict[str, Any]:
+        assert self._process is not None
+        try:
+            code = self._process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            code = None
+        self.close()
+        # the kernel kills with SIGKILL where the machine's memory is out
+        if code == -signal.SIGKILL:
+            return {
+                "status": Status.OOM.value,
+                "reason": "the measuring process was killed, probably for lack of memory",
+            }
+        return {
+            "status": Status.CRASH.value,
+            "reason": f"the measuring process ended with {_exit_text(code)}; see {self._log}",
+        }
+
+
+def _exit_text(code: int | None) -> str:
+    if code is None:
+        return "no exit status"
+    if code < 0:
+        return f"signal {signal.Signals(-code).name}"
+    return f"exit status {code}"

@@ -1,0 +1,258 @@
+"""The session of a measuring process: one model, asked about again and again.
+
+Every request stands for itself, so that a new process can go on where a dead one stopped. Models,
+captures and reference outputs are made on demand and kept.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+from search_space.eager_peak import eager_peak_bytes
+from search_space.errors import CaptureError
+from search_space.graph import Graph, SizedGraph, Tensor
+from search_space.liveness import MemoryModel
+from search_space.plan import Plan, decode_plan, decode_regions
+from search_space.probe import Prober
+from search_space.regions import Loop
+from tuner.config import parse_config
+from tuner.factory import Inputs, build
+from tuner.measure.backends import backend_for
+from tuner.measure.ceilings import measure_ceilings
+from tuner.measure.compare import compare
+from tuner.measure.protocol import Repeats, Status
+from tuner.measure.timing import interleave
+from tuner.runtime.apply import Applied, apply_plan
+from tuner.runtime.captures import Captures, Located
+from tuner.runtime.rewrite import body_module, chunk_loop
+
+EAGER = "eager"
+
+
+class Session:
+    """Measures one campaign's model. See :mod:`tuner.measure.child` for how it is driven.
+
+    Args:
+        spec: ``config``, the resolved campaign as plain values, its device included, and
+            ``folder``, where its file stands.
+    """
+
+    def __init__(self, spec: Mapping[str, Any]) -> None:
+        folder = Path(spec["folder"])
+        self._config = parse_config(spec["config"], folder)
+        self._backend = backend_for(self._config.device)
+        self._subject = build(self._config.model, self._config.device, folder)
+        self._captures = Captures(self._subject.model)
+        self._probe = Prober()
+        self._inputs: tuple[int, Inputs] | None = None
+        self._references: dict[tuple[int, str], Any] = {}
+        self._memory: dict[int, tuple[Located, MemoryModel]] = {}
+        self._jobs: Mapping[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
+            "environment": self._environment,
+            "describe": self._describe,
+            "baseline": self._baseline,
+            "region": self._region,
+            "plans": self._plans,
+            "peak": self._peak,
+        }
+
+    def handle(self, request: dict[str, Any]) -> dict[str, Any]:
+        """The answer to one request; its ``job`` names which."""
+        with torch.no_grad():
+            return self._jobs[request["job"]](request)
+
+    def classify(self, error: BaseException) -> tuple[str, bool]:
+        """Out of memory goes on in this process; what may have harmed the device does not."""
+        self._backend.settle()
+        if self._backend.is_out_of_memory(error):
+            return Status.OOM.value, False
+        return Status.CRASH.value, self._backend.is_fatal(error)
+
+    def _environment(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        dtype = getattr(torch, self._config.model.dtype)
+        ceilings = measure_ceilings(self._backend, dtype)
+        return {
+            "status": "ok",
+            "environment": {**self._backend.environment(), "dtype": self._config.model.dtype},
+            "ceilings": asdict(ceilings),
+        }
+
+    def _describe(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Capture at a length; the graph, which is plain data, goes through a file."""
+        length = request["length"]
+        located, _ = self._located(length)
+        args, kwargs = self._inputs_at(length)
+        graph: Graph = located.captured.graph
+        Path(request["path"]).write_bytes(pickle.dumps((graph, located.bindings, located.shapes)))
+        try:
+            eager = eager_peak_bytes(self._subject.model, args, kwargs)
+        except CaptureError:
+            eager = 0
+        return {
+            "status": "ok",
+            "fingerprint": graph.fingerprint,
+            "eager_peak_bytes": eager,
+            "free_bytes": _free_bytes(self._config.device),
+        }
+
+    def _baseline(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """The eager model's peak; its latency and that of the unchunked capture, interleaved."""
+        length = request["length"]
+        args, kwargs = self._inputs_at(length)
+        eager = self._eager(args, kwargs)
+        eager()  # lazily made things, such as rotary tables, are no activations
+        output, peak = self._backend.peak(eager)
+        self._references[length, EAGER] = _to_cpu(output)
+        del output
+        located, _ = self._located(length)
+        unchunked = self._applied(Plan(located.captured.graph.fingerprint), length)
+        calls = {EAGER: eager, "unchunked": lambda: unchunked(*args, **kwargs)}
+        samples = interleave(self._backend, calls, _repeats(request))
+        return {
+            "status": "ok",
+            "peak": asdict(peak),
+            "samples": {name: found.plain() for name, found in samples.items()},
+        }
+
+    def _region(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """One region alone, on random inputs: whole, and in chunks of several sizes."""
+        _, memory = self._located(request["length"])
+        loop = memory.loop(decode_regions(request["regions"])[0])
+        tensors = _random_inputs(loop, self._config.device)
+        body = body_module(loop)
+        modules = {"whole": chunk_loop(loop, loop.extent, body)}
+        for size in request["chunk_sizes"]:
+            modules[str(size)] = chunk_loop(loop, size, body)
+        whole = modules.pop("whole")
+        calls: dict[str, Callable[[], Any]] = {
+            # whole, a region writes into no preallocated outputs
+            "whole": lambda: whole.body(*tensors, 0, loop.extent)
+        }
+        for name, module in modules.items():
+            calls[name] = lambda module=module: module(*tensors)  # type: ignore[misc]
+        samples = interleave(self._backend, calls, _repeats(request))
+        self._backend.settle()
+        return {"status": "ok", "samples": {name: found.plain() for name, found in samples.items()}}
+
+    def _peak(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """One plan: its peak, and its outputs against the reference's."""
+        length = request["length"]
+        applied = self._applied(decode_plan(request["plan"]), length)
+        args, kwargs = self._inputs_at(length)
+        expected = self._reference(length, request["reference"])
+        output, peak = self._backend.peak(lambda: applied(*args, **kwargs))
+        difference = compare(
+            output, expected, self._config.confirm.rtol, self._config.confirm.atol
+        )
+        del output
+        return {
+            "status": "ok" if difference.equal else Status.WRONG_OUTPUT.value,
+            "reason": difference.reason,
+            "peak": asdict(peak),
+            "predicted_bytes": applied.predicted_peak_bytes,
+            "max_abs_diff": difference.max_abs,
+            "max_rel_diff": difference.max_rel,
+        }
+
+    def _plans(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Several plans and the reference, timed in turns."""
+        length = request["length"]
+        args, kwargs = self._inputs_at(length)
+        calls: dict[str, Callable[[], Any]] = {}
+        if request["reference"] is None:
+            calls["reference"] = self._eager(args, kwargs)
+        else:
+            reference = self._applied(decode_plan(request["reference"]), length)
+            calls["reference"] = lambda: reference(*args, **kwargs)
+        for place, row in enumerate(request["plans"]):
+            applied = self._applied(decode_plan(row), length)
+            calls[str(place)] = lambda applied=applied: applied(*args, **kwargs)  # type: ignore[misc]
+        samples = interleave(self._backend, calls, _repeats(request))
+        return {"status": "ok", "samples": {name: found.plain() for name, found in samples.items()}}
+
+    def _reference(self, length: int, plan: Mapping[str, Any] | None) -> Any:
+        """The output that all plans at a length must give: the eager model's, or a plan's where the
+        eager model does not fit."""
+        key = (length, EAGER if plan is None else repr(plan))
+        if key not in self._references:
+            self._references = {k: v for k, v in self._references.items() if k[0] == length}
+            args, kwargs = self._inputs_at(length)
+            if plan is None:
+                output = self._eager(args, kwargs)()
+            else:
+                output = self._applied(decode_plan(plan), length)(*args, **kwargs)
+            self._references[key] = _to_cpu(output)
+        return self._references[key]
+
+    def _eager(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Callable[[], Any]:
+        return lambda: self._subject.model(*args, **kwargs)
+
+    def _applied(self, plan: Plan, length: int) -> Applied:
+        args, kwargs = self._inputs_at(length)
+        return apply_plan(self._subject.model, plan, args, kwargs, captures=self._captures)
+
+    def _inputs_at(self, length: int) -> Inputs:
+        if self._inputs is None or self._inputs[0] != length:
+            self._inputs = (length, self._subject.inputs(length))
+        return self._inputs[1]
+
+    def _located(self, length: int) -> tuple[Located, MemoryModel]:
+        if length not in self._memory:
+            args, kwargs = self._inputs_at(length)
+            located = self._captures.locate(args, kwargs)
+            sized: SizedGraph = located.captured.graph.at(located.bindings)
+            self._memory[length] = (located, MemoryModel(sized, self._probe))
+        return self._memory[length]
+
+
+def _repeats(request: Mapping[str, Any]) -> Repeats:
+    return Repeats(**request["repeats"])
+
+
+def _to_cpu(output: Any) -> Any:
+    return pytree.tree_map_only(torch.Tensor, lambda tensor: tensor.cpu(), output)
+
+
+def _random_inputs(loop: Loop, device: str) -> list[torch.Tensor]:
+    """Tensors of the captured shapes and strides. Integers are zeros: valid as any index."""
+    generator = torch.Generator(device=device).manual_seed(0)
+    made: dict[int, torch.Tensor] = {}
+    for source in loop.inputs:
+        if source.node not in made:
+            made[source.node] = _random(loop.graph.nodes[source.node].output, device, generator)
+    return [made[source.node] for source in loop.inputs]
+
+
+def _random(tensor: Tensor, device: str, generator: torch.Generator) -> torch.Tensor:
+    # a broadcast tensor has fewer elements than positions
+    count = 1 + sum(
+        (size - 1) * stride for size, stride in zip(tensor.shape, tensor.strides, strict=True)
+    )
+    flat = torch.zeros(count, dtype=getattr(torch, tensor.dtype), device=device)
+    if flat.dtype.is_floating_point:
+        flat.normal_(generator=generator)
+    return flat.as_strided(tensor.shape, tensor.strides)
+
+
+def _free_bytes(device: str) -> int:
+    """Memory that activations may take now."""
+    if device.startswith("cuda"):
+        return int(torch.cuda.mem_get_info(torch.device(device))[0])
+    try:
+        with open("/proc/meminfo", encoding="utf-8") as file:
+            for line in file:
+                if line.startswith("MemAvailable:"):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")  # not Linux
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
