@@ -67,7 +67,8 @@ class CostModel(Protocol):
     ``fit`` gives a new model, fitted to the samples; a model without parameters gives itself.
     """
 
-    kind: str
+    @property
+    def kind(self) -> str: ...
 
     def fit(self, samples: Sequence[Sample]) -> CostModel: ...
 

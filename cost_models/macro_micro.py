@@ -50,7 +50,8 @@ class MacroMicro:
         gram = terms.T @ terms + _RIDGE * len(samples) * np.eye(4)
         weights = np.linalg.solve(gram, terms.T @ target)
         left = target - terms @ weights
-        return MacroMicro(*(float(w) for w in weights), spread=float(left.std() + 1e-3))
+        alpha, beta, gamma, lambda_ = (float(weight) for weight in weights)
+        return MacroMicro(alpha, beta, gamma, lambda_, float(left.std() + 1e-3))
 
     def estimate(self, features: Sequence[Features]) -> list[Estimate]:
         """The weighted sum of the terms."""

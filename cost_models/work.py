@@ -53,7 +53,7 @@ def _attention(graph: SizedGraph, node: SizedNode) -> float:
 
 def _einsum(graph: SizedGraph, node: SizedNode) -> float:
     equation = str(node.args[0]).replace(" ", "")
-    terms, _, result = equation.partition("->")
+    terms, _, _ = equation.partition("->")
     sizes: dict[str, int] = {}
     for (_, ref), term in zip(node.refs, terms.split(","), strict=False):
         sizes.update(zip(term, graph.nodes[ref].output.shape, strict=False))

@@ -1,8 +1,8 @@
 """Models to tune: real library code with random weights.
 
 Each function is a campaign factory: it returns the model and a function ``inputs(length)``, which
-gives ``(args, kwargs)``. Weights that libraries initialise to zero are drawn anew, since with them a
-comparison of outputs would be vacuous.
+gives ``(args, kwargs)``. Weights that libraries initialise to zero are drawn anew, since with them
+a comparison of outputs would be vacuous.
 """
 
 from __future__ import annotations

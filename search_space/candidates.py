@@ -203,7 +203,8 @@ def _undominated(classes: list[RegionClass]) -> list[RegionClass]:
     and nothing higher is hidden by the nodes that it lacks.
     """
     # views cost nothing, so that it does not matter which side of a boundary they are on
-    views = {n.index for n in classes[0].loops[0].graph.nodes if ALIAS in n.traits} if classes else set()
+    nodes = classes[0].loops[0].graph.nodes if classes else ()
+    views = {node.index for node in nodes if ALIAS in node.traits}
     owners = {item.key: owned(item) - views for item in classes}
     kept: list[RegionClass] = []
     for item in sorted(classes, key=lambda c: (c.low_bytes, -len(owners[c.key]), c.key)):

@@ -387,7 +387,7 @@ def _traits(target: Any, name: str, value: Any, node: torch.fx.Node) -> frozense
         source = first.meta.get("val")
         if isinstance(source, (list, tuple)):
             source = source[0]
-        if all(torch._C._is_alias_of(source, part) for part in parts):
+        if all(torch._C._is_alias_of(source, part) for part in parts):  # type: ignore[attr-defined]
             found.add(ALIAS)
     return frozenset(found)
 

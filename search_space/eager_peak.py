@@ -52,9 +52,9 @@ class _Counter:
         self.peak = max(self.peak, self.live + size)
 
 
-class _CountOutputs(TorchDispatchMode):
+class _CountOutputs(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, counter: _Counter) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._counter = counter
 
     def __torch_dispatch__(

@@ -288,12 +288,11 @@ class Graph:
                 )
                 for t in node.outputs
             )
-            nodes.append(
-                SizedNode(
-                    node.index, node.name, node.kind, node.op, args, kwargs, outputs,
-                    node.several, node.traits, node.module, refs,
-                )  # fmt: skip
-            )
+            sized = SizedNode(
+                node.index, node.name, node.kind, node.op, args, kwargs, outputs, node.several,
+                node.traits, node.module, refs,
+            )  # fmt: skip
+            nodes.append(sized)
         outputs_ = tuple(map_arguments(value, fix) for value in self.outputs)
         return SizedGraph(tuple(nodes), outputs_, tuple(sorted(bindings.items())), self.fingerprint)
 

@@ -2,8 +2,8 @@
 
 From a seed (a node and one of its dimensions) the dimension rules say which slices of which
 arguments are wanted. Nodes are visited from the seed back; a node joins where it is wanted at one
-dimension and one rate, its rule allows it, and the region stays convex. A node that is wanted whole,
-or in two ways, stays outside and thereby keeps its ancestors outside.
+dimension and one rate, its rule allows it, and the region stays convex. A node that is wanted
+whole, or in two ways, stays outside and thereby keeps its ancestors outside.
 
 Every prefix of the growth is convex too, so that one growth gives a family of regions; those kept
 end where little is alive, since what enters and leaves a loop exists whole.

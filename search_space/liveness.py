@@ -257,7 +257,7 @@ def body_memory(loop: Loop, chunk_size: int) -> Body:
         node = graph.nodes[index]
         found = loop.flows[place]
         slices = dict(found.slices)
-        operands = []
+        operands: list[Operand] = []
         sources = []
         for path, ref in arguments(graph, index, found):
             tensor = graph.nodes[ref].output

@@ -1,7 +1,7 @@
 """Regions as loops: is a region legal at this length, and if so, how does it run?
 
-:func:`resolve` is the one judge of legality. A region R with a chunk dimension for each node is legal
-when
+:func:`resolve` is the one judge of legality. A region R with a chunk dimension for each node is
+legal when
 
 1. for every edge u -> v inside R, the rule at v maps v's dimension to u's;
 2. every argument from outside is sliced at the mapped dimension, or taken whole;
@@ -127,7 +127,9 @@ def arguments(graph: SizedGraph, node: int, found: Flow) -> tuple[tuple[Path, in
     args = own.args if found.args is None else found.args
     kwargs = own.kwargs if found.kwargs is None else found.kwargs
     return tuple(
-        (path, value.index) for path, value in walk_arguments(args, kwargs) if isinstance(value, Ref)
+        (path, value.index)
+        for path, value in walk_arguments(args, kwargs)
+        if isinstance(value, Ref)
     )
 
 
@@ -139,7 +141,7 @@ def _scales(
     # users come after their arguments, so one backward sweep reaches every ancestor of the anchor;
     # siblings that meet only through a shared outside tensor are joined through its slicing
     outside: dict[tuple[int, int], Fraction] = {}
-    pending = [node for node in reversed(region.nodes)]
+    pending = list(reversed(region.nodes))
     while pending:
         stuck = []
         for node in pending:

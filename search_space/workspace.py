@@ -100,7 +100,8 @@ def _contiguous_first(call: Call) -> int:
 def _layer_norm(call: Call) -> int:
     first = call.operands[0]
     normalized = call.args[1] if len(call.args) > 1 else ()
-    inner = prod(v for v in normalized if isinstance(v, int)) if isinstance(normalized, tuple) else 1
+    sizes = normalized if isinstance(normalized, tuple) else ()
+    inner = prod(size for size in sizes if isinstance(size, int))
     statistics = 2 * 4 * (first.layout.numel // max(inner, 1))
     return statistics + (0 if is_contiguous(first.layout) else first.nbytes)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 # Kernels' buffers are counted per thread, and the count is read from here. Tiny kernels on two
 # threads of a busy machine wait for each other: 60 times slower than on one.
@@ -11,13 +11,13 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
 import torch
-from tiny import Tiny, tiny_model
+
+from tests.tiny import Tiny, tiny_model
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _threads() -> Iterator[None]:
+def _threads() -> None:
     torch.set_num_threads(1)
-    yield
 
 
 @pytest.fixture(scope="session")

@@ -165,7 +165,7 @@ def read_file(path: Path) -> ModelFile:
     """
     try:
         if path.stat().st_size > _MOST_BYTES:
-            raise DatabaseError(f"{path} is larger than {_MOST_BYTES} bytes; it is no plan database")
+            raise DatabaseError(f"{path} has more than {_MOST_BYTES} bytes; it is no plan database")
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise DatabaseError(f"the plan database {path} cannot be read: {error}") from error

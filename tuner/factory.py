@@ -83,8 +83,8 @@ def build(config: ModelConfig, device: str, folder: Path) -> Subject:
         or not callable(made[1])
     ):
         raise ConfigError(
-            f"model.factory {config.factory!r} must return (model, inputs): a torch.nn.Module and a "
-            f"function from a length to (args, kwargs); it returned {type(made).__name__}"
+            f"model.factory {config.factory!r} must return (model, inputs): a torch.nn.Module and "
+            f"a function from a length to (args, kwargs); it returned {type(made).__name__}"
         )
     dtype: torch.dtype = getattr(torch, config.dtype)
     model = made[0].eval().to(device=device, dtype=dtype)
@@ -118,8 +118,8 @@ def _arguments(given: Any, factory: str) -> Inputs:
             return given[0], dict(given[1])
         return given, {}
     raise ConfigError(
-        f"inputs(length) of {factory!r} must return (args, kwargs), a tuple, a dict or a tensor; it "
-        f"returned {type(given).__name__}"
+        f"inputs(length) of {factory!r} must return (args, kwargs), a tuple, a dict or a tensor; "
+        f"it returned {type(given).__name__}"
     )
 
 

@@ -20,6 +20,7 @@ from search_space.graph import Graph
 from search_space.plan import Plan, encode_plan, encode_regions
 from tuner.config import CampaignConfig
 from tuner.ledger import Ledger
+from tuner.measure.cpu import QUIET
 from tuner.measure.isolate import Isolated
 from tuner.measure.protocol import Repeats, Samples
 
@@ -82,7 +83,7 @@ class Measurer:
             "tuner.worker:Session",
             {"config": config.plain(), "folder": str(config.folder)},
             log=config.output / "measuring.log",
-            environment={"PYTHONPATH": paths, "KINETO_LOG_LEVEL": "99"},
+            environment={"PYTHONPATH": paths, **QUIET},
         )
 
     def __enter__(self) -> Measurer:

@@ -115,7 +115,5 @@ def _to_parameters(space: SearchSpace, setting: Setting) -> dict[str, int]:
     for item, grid in zip(space.classes, space.grids, strict=True):
         wanted = setting.get(item.key, LEAVE_ALONE)
         options = (LEAVE_ALONE, *grid)
-        found[item.key] = wanted if wanted in options else min(
-            options, key=lambda option, wanted=wanted: abs(option - wanted)
-        )  # fmt: skip
+        found[item.key] = min(options, key=lambda option: (abs(option - wanted), option))
     return found

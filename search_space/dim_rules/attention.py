@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from search_space.dim_rules.base import Flow, Path, Query, Slice, aligned, rule
+from collections.abc import Sequence
+
+from search_space.dim_rules.base import Flow, Query, Slice, aligned, rule
+from search_space.graph import Path
 
 
 @rule("aten.scaled_dot_product_attention")
@@ -31,7 +34,7 @@ def attention(query: Query) -> Flow | None:
     return Flow((*slices, *_of_mask(query, mask)))
 
 
-def _of_mask(query: Query, mask: list[tuple[Path, int]]) -> tuple[tuple[Path, Slice], ...]:
+def _of_mask(query: Query, mask: Sequence[tuple[Path, int]]) -> tuple[tuple[Path, Slice], ...]:
     # the mask's last dimension counts keys where the output's counts features, so that only the
     # others line up; the chunk dimension is one of these
     return tuple(s for path, index in mask for s in aligned(query, path, index))

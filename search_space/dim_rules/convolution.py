@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from search_space.dim_rules.base import Flow, Path, Query, Slice, along_first, rule
+from search_space.dim_rules.base import Flow, Query, Slice, along_first, rule
+from search_space.graph import Path
 
 # rank of the batched output, and where groups stand among the arguments
 _CONVOLUTIONS = {

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from search_space.dim_rules.base import Flow, Path, Query, Slice, aligned, normalized, rule
-from search_space.graph import Ref
+from search_space.dim_rules.base import Flow, Query, Slice, aligned, normalized, rule
+from search_space.graph import Path, Ref
 
 
 @rule("aten.embedding")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from search_space.dim_rules.base import Flow, Path, Query, Slice, aligned, rule
+from search_space.dim_rules.base import Flow, Query, Slice, aligned, rule
+from search_space.graph import Path
 
 
 @rule("aten.matmul")

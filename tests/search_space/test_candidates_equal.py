@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import EVERYTHING, Tiny, chunk_sizes, difference
 
 from search_space.candidates import all_regions, find_classes
 from search_space.plan import Choice
+from tests.tiny import EVERYTHING, Tiny, chunk_sizes, difference
 from tuner.runtime.loop import ChunkLoop
 
 

@@ -12,7 +12,6 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from tiny import Function, Tiny, analysed
 
 from search_space.candidates import all_regions
 from search_space.dim_rules import Flow, Query, Slice, flow, known_ops
@@ -33,6 +32,7 @@ from search_space.graph import (
 )
 from search_space.probe import Prober, verify
 from search_space.torch_ops import torch_op
+from tests.tiny import Function, Tiny, analysed
 
 F = torch.nn.functional
 
@@ -478,8 +478,9 @@ def regrouped(draw: st.DrawFn) -> tuple[tuple[int, ...], tuple[int, ...]]:
     found = []
     for _ in range(2):
         shape: list[int] = []
-        for factor in factors:
-            if shape and draw(st.booleans()):
+        joined: list[int] = draw(st.lists(st.integers(0, 1), min_size=5, max_size=5))
+        for factor, join in zip(factors, joined, strict=False):
+            if shape and join:
                 shape[-1] *= factor
             else:
                 shape.append(factor)
@@ -527,28 +528,32 @@ def _captured() -> tuple[Tiny, ...]:
 
     def tokens(x: torch.Tensor, ids: torch.Tensor) -> tuple[torch.Tensor, ...]:
         count = x.shape[1]
-        left, right = x.split([2, 3], dim=-1)
+        left, right = torch.split(x, [2, 3], dim=-1)
         places = torch.arange(count)
         values, order = x.topk(2, dim=-1)
+        heads = x[:, None]
         return (
-            F.linear(x, weight, bias), x @ x.transpose(1, 2), x.softmax(-1), F.layer_norm(x, (5,)),
-            F.rms_norm(x, (5,)), F.embedding(ids, table), torch.cat((x, x * 2), -1), left * right[..., :2],
-            x.reshape(x.shape[0], count, 5, 1).permute(0, 2, 1, 3), x.flatten(1), x[:, None].expand(-1, 3, -1, -1),
-            places[:, None] >= places, torch.where(x > 0, x, -x), x.mean(1), x.std(-1, keepdim=True),
-            x.gather(2, ids[..., None]), x[:, places.flip(0)], x.cumsum(1), x.chunk(2, 1)[0], F.pad(x, (1, 1)),
-            F.glu(x[..., :4]), x.sum((0, 2)), torch.stack((x, x)), x.roll(1, 1), x.masked_fill(x > 1, 0.0),
-            values + order, x.unbind(0)[1], torch.einsum("bid,bjd->bij", x, x), x.select(1, 0), x.max(1).values,
-            F.scaled_dot_product_attention(x[:, None], x[:, None], x[:, None]), x.type(torch.float64),
-            x.squeeze(), x.tril(), x.repeat(2, 1, 1), x.argmax(-1), x.logsumexp(-1), x.swapaxes(0, 1).contiguous(),
-            F.scaled_dot_product_attention(x[:, None], x[:, None], x[:, None], is_causal=True), x.sort(1)[0],
+            F.linear(x, weight, bias), x @ x.transpose(1, 2), x.softmax(-1), x.flatten(1),
+            F.layer_norm(x, (5,)), F.rms_norm(x, (5,)), F.embedding(ids, table), F.pad(x, (1, 1)),
+            torch.cat((x, x * 2), -1), left * right[..., :2], heads.expand(-1, 3, -1, -1),
+            x.reshape(x.shape[0], count, 5, 1).permute(0, 2, 1, 3), places[:, None] >= places,
+            torch.where(x > 0, x, -x), x.mean(1), x.std(-1, keepdim=True), x.sum((0, 2)),
+            x.gather(2, ids[..., None]), x[:, places.flip(0)], x.cumsum(1), x.chunk(2, 1)[0],
+            F.glu(x[..., :4]), torch.stack((x, x)), x.roll(1, 1), x.masked_fill(x > 1, 0.0),
+            values + order, x.unbind(0)[1], torch.einsum("bid,bjd->bij", x, x), x.select(1, 0),
+            x.max(1).values, F.scaled_dot_product_attention(heads, heads, heads), x.squeeze(),
+            F.scaled_dot_product_attention(heads, heads, heads, is_causal=True), x.sort(1)[0],
+            x.type(torch.float64), x.tril(), x.repeat(2, 1, 1), x.argmax(-1), x.logsumexp(-1),
+            x.swapaxes(0, 1).contiguous(),
         )  # fmt: skip
 
     def pixels(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         return (
-            F.conv2d(x, kernel, padding=1), F.group_norm(x, 3), F.avg_pool2d(x, 2), F.max_pool2d(x, 2),
-            F.interpolate(x, scale_factor=2.0), F.interpolate(x, scale_factor=2.0, mode="bilinear"),
-            F.interpolate(x, scale_factor=2.0, mode="bicubic"), F.adaptive_avg_pool2d(x, 2),
-            F.batch_norm(x, mean, variance), F.conv1d(x[:, :, 0], kernel[:, :, 0]), F.relu6(x),
+            F.conv2d(x, kernel, padding=1), F.conv1d(x[:, :, 0], kernel[:, :, 0]),
+            F.group_norm(x, 3), F.batch_norm(x, mean, variance), F.relu6(x),
+            F.avg_pool2d(x, 2), F.max_pool2d(x, 2), F.adaptive_avg_pool2d(x, 2),
+            F.interpolate(x, scale_factor=2.0), F.interpolate(x, (9, 7), mode="bicubic"),
+            F.interpolate(x, scale_factor=2.0, mode="bilinear"),
             F.pixel_shuffle(F.conv2d(x, kernel), 2),
         )  # fmt: skip
 
@@ -576,7 +581,7 @@ def test_regions_of_several_ops_equal_the_whole() -> None:
     # parts of ops with several outputs, whose rule only a region can exercise
     def forward(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         hidden = x.sin().relu()
-        a, c = hidden.split([2, 4], dim=-1)
+        a, c = torch.split(hidden, [2, 4], dim=-1)
         p, q, r = hidden.chunk(3, dim=-1)
         values, order = hidden.topk(2, dim=-1)
         most, _ = hidden.max(1)

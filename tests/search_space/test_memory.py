@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
-from tiny import Tiny, analysed
 
 from experiments.subjects import bert, gpt2, llama, vit
 from search_space.candidates import find_classes
 from search_space.eager_peak import eager_peak_bytes
 from search_space.plan import Choice
+from search_space.space import SearchSpace
+from tests.tiny import Tiny, analysed
 from tuner.measure.cpu import CpuBackend
 
 Model = tuple[torch.nn.Module, tuple[Any, ...], dict[str, Any]]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _few_objects() -> Iterator[None]:
+    """Each measurement collects garbage first, which is quick where little is left to look at."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 def measured(call: Callable[..., Any], *args: Any, **kwargs: Any) -> int:
@@ -33,14 +44,16 @@ def small(name: str, attention: str = "eager") -> Model:
         "llama": (llama, {"key_heads": 2, "vocabulary": 101}, 128),
         "bert": (bert, {"positions": 512, "vocabulary": 101}, 128),
     }[name]
-    model, inputs = factory(layers=2, width=64, heads=4, attention=attention, **sizes)  # type: ignore[operator]
+    model, inputs = factory(layers=2, width=64, heads=4, attention=attention, **sizes)
     return (model, *inputs(length))
 
 
 @pytest.fixture(scope="module", params=["gpt2-eager", "gpt2-sdpa", "vit-eager", "vit-sdpa"])
 def subject(request: pytest.FixtureRequest) -> Tiny:
     """GPT-2 at 128 tokens, and ViT at 12 x 12 patches."""
-    return analysed(*small(*request.param.split("-")))
+    made = analysed(*small(*request.param.split("-")))
+    gc.freeze()
+    return made
 
 
 def test_the_unchunked_peak_is_the_measured_one(subject: Tiny) -> None:
@@ -65,8 +78,6 @@ def test_each_classs_peak_is_the_measured_one(subject: Tiny) -> None:
 
 def test_the_lowest_plans_peak_is_the_measured_one(subject: Tiny) -> None:
     # one region after another, each at a sixteenth, as long as they can be scheduled together
-    from search_space.space import SearchSpace
-
     classes = find_classes(subject.memory)
     space = SearchSpace(subject.memory, classes)
     plan = space.decode({item.key: max(1, item.extent // 16) for item in classes})

@@ -8,7 +8,6 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tiny import EVERYTHING, Tiny
 
 from search_space.candidates import find_classes
 from search_space.errors import PlanError
@@ -24,6 +23,7 @@ from search_space.plan import (
     encode_regions,
 )
 from search_space.space import SearchSpace, chunk_grid, owned
+from tests.tiny import EVERYTHING, Tiny
 
 SPAN = 40
 """Places that one occurrence in a random plan may take."""
@@ -100,7 +100,9 @@ def test_malformed_ranges_are_refused(text: str) -> None:
         decode_ranges(text)
 
 
-GOOD: dict[str, Any] = encode_regions((Region((3, 5, 6), (1, 1, 2)), Region((13, 15, 16), (1, 1, 2))))
+GOOD: dict[str, Any] = encode_regions(
+    (Region((3, 5, 6), (1, 1, 2)), Region((13, 15, 16), (1, 1, 2)))
+)
 
 BAD_REGIONS: dict[str, Any] = {
     "no nodes": {key: value for key, value in GOOD.items() if key != "nodes"},

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import EVERYTHING, Function, Tiny, analysed, difference
 
 from search_space.candidates import all_regions, find_classes
 from search_space.classes import RegionClass
@@ -20,6 +19,7 @@ from search_space.plan import Choice, Region
 from search_space.regions import Loop, resolve
 from search_space.schedule import schedule
 from search_space.space import SearchSpace
+from tests.tiny import EVERYTHING, Function, Tiny, analysed, difference
 from tuner import apply
 
 F = torch.nn.functional
@@ -171,6 +171,16 @@ CREATED: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 }
 
 
+@pytest.mark.parametrize("mode", ["nearest", "bilinear", "bicubic"])
+def test_sizes_scaled_by_a_fraction_can_be_told(mode: str) -> None:
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        return F.interpolate(x.sin(), scale_factor=1.5, mode=mode).exp()
+
+    subject, _ = check(forward, t(2, 3, 6, 7))
+    other = subject.captured.graph.bind(((2, 3, 9, 11),))
+    assert subject.captured.graph.at(other).nodes[-1].output.shape == (2, 3, 13, 16)
+
+
 @pytest.mark.parametrize("name", CREATED)
 def test_sizes_read_from_an_intermediate_leave_no_edge(name: str) -> None:
     create = CREATED[name]
@@ -210,6 +220,20 @@ def test_a_mask_from_sizes_moves_with_the_chunk() -> None:
     assert (Affine(start=1), Affine(start=1, length=1), 1) in offsets
 
 
+def test_fused_attention_is_chunked_where_nothing_is_dropped() -> None:
+    def forward(x: torch.Tensor, drop: float = 0.0) -> torch.Tensor:
+        return F.scaled_dot_product_attention(x.sin(), x, x, dropout_p=drop)
+
+    subject, loops = check(forward, t(2, 3, 11, 4))
+    attention = subject.find("aten.scaled_dot_product_attention")
+    found = {x.region.dims[x.region.nodes.index(attention)] for x in loops
+             if attention in x.region.nodes}  # fmt: skip
+    assert found == {0, 1, 2, 3}
+    dropping = analysed(Function(lambda x: forward(x, 0.5)), (t(2, 3, 11, 4),))
+    attention = dropping.find("aten.scaled_dot_product_attention")
+    assert not any(attention in loop.region.nodes for loop in every_loop(dropping))
+
+
 def test_a_causal_flag_is_not_chunked_over_queries() -> None:
     def forward(x: torch.Tensor) -> torch.Tensor:
         h = x.sin()
@@ -217,8 +241,9 @@ def test_a_causal_flag_is_not_chunked_over_queries() -> None:
 
     subject, loops = check(forward, t(2, 3, 11, 4))
     attention = subject.find("aten.scaled_dot_product_attention")
-    dims = {dict(zip(x.region.nodes, x.region.dims, strict=True)).get(attention) for x in loops}
-    assert dims >= {0, 1} and 2 not in dims
+    dims = {x.region.dims[x.region.nodes.index(attention)] for x in loops
+            if attention in x.region.nodes}  # fmt: skip
+    assert dims == {0, 1, 3}
 
 
 # -- dtypes --------------------------------------------------------------------------------------
@@ -232,7 +257,7 @@ def test_autocast_is_captured_and_a_call_without_it_captures_again() -> None:
     x = t(40, 8)
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
         wanted = model(x)
-        fast = apply(model, (x,), memory_budget="min")
+        fast = apply(model, (x,), memory_budget=6000)
         made = fast(x)
     assert fast.plan.choices
     assert wanted.dtype == torch.bfloat16
@@ -280,7 +305,8 @@ def test_a_residual_is_read_after_the_slice_is_written() -> None:
     subject, loops = check(forward, t(13, 6), sizes=(1, 4, 12))
     assert any("aten.softmax.int" in labels(subject, loop) for loop in loops)
     slow = subject.expected[0]
-    fast = apply(subject.model, subject.args, memory_budget="min")
+    budget = int(subject.memory.profile().peak_bytes * 0.8)
+    fast = apply(subject.model, subject.args, memory_budget=budget)
     assert fast.plan.choices
     assert difference([fast(*subject.args)], [slow]) == ""
 
@@ -351,7 +377,19 @@ def test_tensors_that_a_model_makes_of_numbers_are_kept() -> None:
 def test_one_layer_called_twice_is_two_occurrences() -> None:
     torch.manual_seed(0)
     layer = torch.nn.Sequential(torch.nn.Linear(6, 24), torch.nn.GELU(), torch.nn.Linear(24, 6))
-    subject = analysed(torch.nn.Sequential(layer, layer).eval(), (t(10, 6),))
+
+    class Twice(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = layer
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            for _ in range(2):
+                # rows depend on each other here, so that no region spans both calls
+                x = self.layer(x.cumsum(0))
+            return x
+
+    subject = analysed(Twice().eval(), (t(10, 6),))
     twice = [c for c in find_classes(subject.memory, EVERYTHING) if len(c.loops) == 2]
     assert twice
     for item in twice:

@@ -21,8 +21,8 @@ def resolve_device(name: str) -> str:
     if name.startswith("cuda"):
         if not torch.cuda.is_available():
             raise ConfigError(
-                f"device {name!r} was asked for, but torch sees no CUDA device; use device: cpu, or "
-                "install a CUDA build of torch"
+                f"device {name!r} was asked for, but torch sees no CUDA device; use device: cpu, "
+                "or install a CUDA build of torch"
             )
         index = torch.device(name).index or 0
         if index >= torch.cuda.device_count():

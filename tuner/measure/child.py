@@ -1,8 +1,8 @@
 """The measuring process: one session, one JSON request a line in, one JSON reply a line out.
 
 Started as ``python -m tuner.measure.child``. The first line names what to build (``target``:
-``module:Class``) and from what (``spec``). Later lines are given to the session's ``handle``. Replies
-go to the process's first standard output; whatever else prints goes to standard error.
+``module:Class``) and from what (``spec``). Later lines are given to the session's ``handle``.
+Replies go to the process's first standard output; whatever else prints goes to standard error.
 """
 
 from __future__ import annotations

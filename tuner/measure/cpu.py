@@ -10,10 +10,19 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch.autograd import ProfilerActivity
+from torch.profiler import ProfilerActivity
 
 from tuner.environment import device_name
 from tuner.measure.protocol import Peak
+
+
+QUIET = {"OMP_WAIT_POLICY": "PASSIVE", "KINETO_LOG_LEVEL": "99"}
+"""Variables for a process that measures, to be set before torch is loaded.
+
+A thread that waits must sleep: by default it spins, and where the neighbours' load takes a core away
+its CPU time then shows that load, not the plan (on a contended machine with two cores, products of 16
+rows took five times as long). The profiler's remarks are of no use.
+"""
 
 
 class CpuBackend:
@@ -31,7 +40,7 @@ class CpuBackend:
     def peak(self, call: Callable[[], Any]) -> tuple[Any, Peak]:
         # the first call of a fresh module allocates things that stay; they are not activations
         gc.collect()
-        result, events = _profiled(call)
+        result, events = allocator_events(call)
         live = most = 0
         for _, size in sorted(events, key=lambda event: event[0]):
             live += size
@@ -54,20 +63,21 @@ class CpuBackend:
             "device_name": device_name("cpu"),
             "torch": torch.__version__,
             "threads": str(torch.get_num_threads()),
+            "wait_policy": os.environ.get("OMP_WAIT_POLICY", "default"),
             "capability": torch.backends.cpu.get_cpu_capability(),
             "python": platform.python_version(),
         }
 
 
-def _profiled(call: Callable[[], Any]) -> tuple[Any, list[tuple[int, int]]]:
+def allocator_events(call: Callable[[], Any]) -> tuple[Any, list[tuple[int, int]]]:
     """A call's result, and the allocator's events meanwhile: (time in ns, bytes, negative where
     freed)."""
     from torch._C._autograd import _disable_profiler, _enable_profiler, _prepare_profiler
     from torch._C._profiler import (
         ProfilerConfig,
         ProfilerState,
-        _EventType,
         _ExperimentalConfig,
+        _ExtraFields_Allocation,
         _ProfilerEvent,
     )
 
@@ -84,10 +94,9 @@ def _profiled(call: Callable[[], Any]) -> tuple[Any, list[tuple[int, int]]]:
     found: list[tuple[int, int]] = []
 
     def visit(event: _ProfilerEvent) -> None:
-        if event.tag == _EventType.Allocation:
-            fields = event.extra_fields
-            if fields.device.type == "cpu":
-                found.append((event.start_time_ns, fields.alloc_size))
+        fields = event.extra_fields
+        if isinstance(fields, _ExtraFields_Allocation) and fields.device.type == "cpu":
+            found.append((event.start_time_ns, fields.alloc_size))
         for child in event.children:
             visit(child)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Sequence
 
@@ -44,11 +43,22 @@ def region_title(loop: Loop) -> str:
     """A region by the modules it spans and the tensor it ends in."""
     graph = loop.graph
     paths = [graph.nodes[n].module for n in loop.region.nodes if graph.nodes[n].module]
-    where = os.path.commonprefix([path.split(".") for path in paths]) if paths else []
+    where = _common_prefix([path.split(".") for path in paths])
     leaves = list(dict.fromkeys(path[len(".".join(where)) :].lstrip(".") for path in paths))
     inner = ", ".join(leaf for leaf in leaves if leaf)
     name = ".".join(where) or "model"
     return f"{name} ({inner})" if inner else name
+
+
+def _common_prefix(paths: Sequence[list[str]]) -> list[str]:
+    """What all paths start with."""
+    if not paths:
+        return []
+    first, last = min(paths), max(paths)
+    same = 0
+    while same < min(len(first), len(last)) and first[same] == last[same]:
+        same += 1
+    return first[:same]
 
 
 def dimension_text(loop: Loop) -> str:

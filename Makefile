@@ -1,0 +1,33 @@
+# Two commands on a fresh machine: `make demo` and `make test`. Both make .venv first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: install demo test lint types unit clean
+
+install: $(STAMP)
+
+# torch first: with the range of pyproject.toml, so that a build already at hand is taken
+$(STAMP): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet "torch>=2.11,<2.14"
+	$(BIN)/python -m pip install --quiet --editable ".[models,report,dev]"
+	touch $(STAMP)
+
+demo: install
+	$(BIN)/python -m experiments.demo
+
+test: lint types unit
+
+lint: install
+	$(BIN)/ruff check .
+
+types: install
+	$(BIN)/mypy
+
+unit: install
+	$(BIN)/python -m pytest
+
+clean:
+	rm -rf $(VENV) runs plans .mypy_cache .ruff_cache .pytest_cache

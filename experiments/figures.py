@@ -1,0 +1,66 @@
+"""Pictures of memory over a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+MIB = 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """Activation bytes alive over one call: after each allocation or release, in order; ``share``
+    is the share of the call's time, 0 to 1."""
+
+    share: tuple[float, ...]
+    live_bytes: tuple[int, ...]
+
+    @property
+    def peak_bytes(self) -> int:
+        return max(self.live_bytes, default=0)
+
+
+def timeline(events: Sequence[tuple[int, int]]) -> Timeline:
+    """From an allocator's events: (time in ns, bytes; negative where freed)."""
+    ordered = sorted(events, key=lambda event: event[0])
+    if not ordered:
+        return Timeline((), ())
+    first, last = ordered[0][0], max(ordered[-1][0], ordered[0][0] + 1)
+    share, live, total = [], [], 0
+    for time, size in ordered:
+        total += size
+        share.append((time - first) / (last - first))
+        live.append(total)
+    return Timeline(tuple(share), tuple(live))
+
+
+def draw_timelines(lines: Mapping[str, Timeline], title: str, path: Path) -> None:
+    """Memory over the course of a call, one line a name, with each peak marked."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    colours = ("#9aa3ad", "#1f77b4", "#d1495b", "#2a9d8f")
+    figure, axes = plt.subplots(figsize=(9, 4.2), layout="constrained")
+    for (name, line), colour in zip(lines.items(), colours, strict=False):
+        live = [value / MIB for value in line.live_bytes]
+        peak = line.peak_bytes / MIB
+        axes.step(line.share, live, where="post", color=colour, linewidth=1.2)
+        axes.fill_between(line.share, live, step="post", color=colour, alpha=0.25)
+        axes.axhline(peak, color=colour, linewidth=0.8, linestyle="--")
+        axes.annotate(
+            f"{name}: peak {peak:.1f} MiB", (1.0, peak), xytext=(-4, 4), ha="right",
+            textcoords="offset points", color=colour, fontweight="bold",
+        )  # fmt: skip
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1.15 * max((line.peak_bytes for line in lines.values()), default=1) / MIB)
+    axes.set_xlabel("share of the call")
+    axes.set_ylabel("activations alive (MiB)")
+    axes.set_title(title, loc="left")
+    axes.spines[["top", "right"]].set_visible(False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)

@@ -1,0 +1,157 @@
+"""What every backend must do, tried on each device that is there."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import astuple
+
+import pytest
+import torch
+
+from search_space.errors import ConfigError
+from tuner.measure.backends import backend_for, resolve_device
+from tuner.measure.ceilings import measure_ceilings
+from tuner.measure.cpu import CpuBackend
+from tuner.measure.cuda import CudaBackend
+from tuner.measure.protocol import Backend
+
+MIB = 2**20
+NO_CUDA = not torch.cuda.is_available()
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        "cpu",
+        pytest.param(
+            "cuda",
+            marks=[pytest.mark.gpu, pytest.mark.skipif(NO_CUDA, reason="needs a CUDA device")],
+        ),
+    ],
+)
+def backend(request: pytest.FixtureRequest) -> Backend:
+    return backend_for(request.param)
+
+
+def block(backend: Backend, size_bytes: int = MIB) -> torch.Tensor:
+    """A fresh tensor of so many bytes."""
+    return torch.zeros(size_bytes // 4, device=backend.device)
+
+
+def test_the_peak_is_that_of_the_tensors_alive_at_once(backend: Backend) -> None:
+    def two_at_once() -> torch.Tensor:
+        # no numbers as operands: each would be a tensor of a few bytes, which counts too
+        a = block(backend)
+        b = a.exp()
+        del a
+        return b + b
+
+    result, peak = backend.peak(two_at_once)
+    assert peak.activation_bytes == 2 * MIB
+    assert torch.equal(result, torch.full_like(result, 2))
+
+    def three_at_once() -> torch.Tensor:
+        a = block(backend)
+        b = a.exp()
+        return a + b
+
+    assert backend.peak(three_at_once)[1].activation_bytes == 3 * MIB
+
+
+def test_sizes_are_counted_to_the_allocators_grain(backend: Backend) -> None:
+    grain = 512 if backend.device.startswith("cuda") else 1
+    for size in (4, 400, 5000, 300_004):
+        _, peak = backend.peak(lambda size=size: block(backend, size))  # type: ignore[misc]
+        assert peak.activation_bytes == math.ceil(size / grain) * grain
+
+
+def test_the_output_counts_and_what_was_there_before_does_not(backend: Backend) -> None:
+    before = block(backend, 3 * MIB)
+    assert backend.peak(lambda: before.exp())[1].activation_bytes == 3 * MIB
+    result, peak = backend.peak(lambda: before.view(3, -1)[1:])
+    assert peak.activation_bytes == 0
+    assert result.data_ptr() == before.data_ptr() + MIB
+    nothing, peak = backend.peak(lambda: None)
+    assert nothing is None
+    assert peak.activation_bytes == 0
+
+
+def test_a_peak_is_not_lowered_by_what_came_and_went_before_it(backend: Backend) -> None:
+    def many_then_few() -> torch.Tensor:
+        for _ in range(5):
+            block(backend, 2 * MIB)
+        return block(backend)
+
+    assert backend.peak(many_then_few)[1].activation_bytes == 2 * MIB
+    # a second reading of the same call is the same
+    assert backend.peak(many_then_few)[1].activation_bytes == 2 * MIB
+
+
+def test_an_error_in_the_call_comes_through_and_the_next_reading_is_right(
+    backend: Backend,
+) -> None:
+    def fails() -> None:
+        block(backend)
+        raise KeyError("of its own")
+
+    with pytest.raises(KeyError, match="of its own"):
+        backend.peak(fails)
+    with pytest.raises(KeyError, match="of its own"):
+        backend.time_call(fails)
+    assert backend.peak(lambda: block(backend))[1].activation_bytes == MIB
+
+
+def test_a_call_takes_time_and_its_result_is_dropped(backend: Backend) -> None:
+    side = torch.ones(256, 256, device=backend.device)
+    ran: list[int] = []
+
+    def work() -> torch.Tensor:
+        ran.append(1)
+        made = side
+        for _ in range(20):
+            made = made @ side / 256
+        return made
+
+    decisive, wall = backend.time_call(work)
+    assert 0 < decisive < math.inf
+    assert 0 < wall < math.inf
+    assert ran == [1]
+
+
+def test_running_out_of_memory_is_recognised(backend: Backend) -> None:
+    with pytest.raises(Exception) as caught:
+        torch.empty(2**50, device=backend.device)
+    assert backend.is_out_of_memory(caught.value)
+    assert not backend.is_fatal(caught.value)
+    for other in (RuntimeError("shapes do not match"), ValueError("memory"), KeyError("x")):
+        assert not backend.is_out_of_memory(other)
+        assert not backend.is_fatal(other)
+    backend.settle()
+    assert backend.peak(lambda: block(backend))[1].activation_bytes == MIB
+
+
+def test_the_environment_says_what_numbers_depend_on(backend: Backend) -> None:
+    found = backend.environment()
+    assert {"device", "device_name", "torch"} <= set(found)
+    assert found["device"] == backend.device
+    assert found["torch"] == torch.__version__
+    assert all(isinstance(value, str) and value for value in found.values())
+
+
+def test_ceilings_are_positive_and_finite(backend: Backend) -> None:
+    found = measure_ceilings(backend)
+    assert all(0 < value < math.inf for value in astuple(found))
+
+
+def test_devices_are_resolved_by_name() -> None:
+    assert resolve_device("cpu") == "cpu"
+    assert resolve_device("auto") == ("cpu" if NO_CUDA else "cuda")
+    assert isinstance(backend_for("cpu"), CpuBackend)
+    if NO_CUDA:
+        with pytest.raises(ConfigError, match="no CUDA device"):
+            resolve_device("cuda:0")
+    else:
+        assert resolve_device("cuda:0") == "cuda:0"
+        assert isinstance(backend_for("cuda:0"), CudaBackend)
+        with pytest.raises(ConfigError, match="there are"):
+            resolve_device(f"cuda:{torch.cuda.device_count()}")

@@ -1,0 +1,174 @@
+"""The command line: ``autochunk inspect | tune | plans``.
+
+Errors made on purpose are shown as one message on standard error, with exit code 2 for bad input
+and 1 for failed work; ``--debug`` shows the traceback as well.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from search_space.errors import AutoChunkError, ConfigError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and give its exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        code: int = options.command(options)
+    except AutoChunkError as error:
+        if options.debug:
+            raise
+        print(f"autochunk: error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("autochunk: interrupted; what was measured is in the ledger", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if options.debug:
+            raise
+        print(
+            f"autochunk: unexpected {type(error).__name__}: {error}. This is a defect of "
+            "autochunk; run again with --debug for the traceback",
+            file=sys.stderr,
+        )
+        return 1
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="autochunk", description="Autotuner for activation chunking at inference."
+    )
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("--debug", action="store_true", help="show tracebacks")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    inspect = commands.add_parser(
+        "inspect", parents=[shared], help="show what could be chunked; runs nothing"
+    )
+    inspect.add_argument("config", type=Path, metavar="CONFIG", help="campaign YAML")
+    inspect.add_argument("--seq-len", type=int, metavar="N", help="another length than the first")
+    _add_set(inspect)
+    inspect.set_defaults(command=_inspect)
+
+    tune = commands.add_parser("tune", parents=[shared], help="run a campaign")
+    tune.add_argument("config", type=Path, metavar="CONFIG", help="campaign YAML")
+    tune.add_argument("--dry-run", action="store_true", help="only say what would be done")
+    _add_set(tune)
+    tune.set_defaults(command=_tune)
+
+    plans = commands.add_parser("plans", help="read a plan database")
+    actions = plans.add_subparsers(required=True, metavar="ACTION")
+    for name, command, text in (
+        ("list", _plans_list, "one line a model, graph and length"),
+        ("show", _plans_show, "every plan"),
+    ):
+        action = actions.add_parser(name, parents=[shared], help=text)
+        action.add_argument("path", type=Path, metavar="PATH", help="a file or a folder")
+        action.set_defaults(command=command)
+    return parser
+
+
+def _add_set(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides",
+        help="override a key of the campaign file, such as search.n_trials=50; may be repeated",
+    )  # fmt: skip
+
+
+def _inspect(options: argparse.Namespace) -> int:
+    from cost_models.select import mib
+    from search_space.errors import BudgetError
+    from tuner.config import load_config
+    from tuner.inspect_model import analytic_frontier, inspect_lengths, sparkline
+    from tuner.tables import analytic_table, classes_table
+    from tuner.terminal import make_console
+
+    config = load_config(options.config, options.overrides)
+    if options.seq_len is not None and options.seq_len < 1:
+        raise ConfigError(f"--seq-len must be a positive whole number, got {options.seq_len}")
+    length = config.seq_lens[0] if options.seq_len is None else options.seq_len
+    (one,) = inspect_lengths(config, (length,))
+    console = make_console()
+    profile = one.analysis.memory.profile()
+    eager = mib(one.eager_peak_bytes) if one.eager_peak_bytes else "unknown"
+    console.print(
+        f"{config.model.id} at length {length}: graph {one.analysis.graph.fingerprint}, "
+        f"{len(one.analysis.graph.nodes)} nodes; eager peak {eager}, as captured "
+        f"{mib(profile.peak_bytes)}", highlight=False,
+    )  # fmt: skip
+    console.print(classes_table(one))
+    console.print(f"memory over the run, unchunked (peak {mib(profile.peak_bytes)}):")
+    console.print(sparkline(profile), highlight=False)
+    points = analytic_frontier(one)
+    console.print(analytic_table(one, points))
+    selector, limits = one.analysis.selector, [b.resolve(one.eager_peak_bytes or profile.peak_bytes)
+                                               for b in config.budgets]  # fmt: skip
+    for budget, limit in zip(config.budgets, limits, strict=True):
+        try:
+            if limit is not None:
+                selector.within(limit)
+        except BudgetError as error:
+            raise BudgetError(
+                f"budget {budget} at length {length}: {error}", lowest_bytes=error.lowest_bytes
+            ) from None
+    return 0
+
+
+def _tune(options: argparse.Namespace) -> int:
+    from tuner.campaign import plan_campaign, run_campaign
+    from tuner.config import load_config
+    from tuner.inspect_model import inspect_lengths
+    from tuner.tables import budgets_table, dry_run_table, result_table
+    from tuner.terminal import Terminal, make_console
+
+    config = load_config(options.config, options.overrides)
+    console = make_console()
+    if options.dry_run:
+        found = inspect_lengths(config, config.seq_lens)
+        analyses = {one.length: one.analysis for one in found}
+        console.print(dry_run_table(plan_campaign(config, analyses)))
+        return 0
+    with Terminal(make_console(stderr=True)) as progress:
+        result = run_campaign(config, progress)
+    for one in result.lengths:
+        console.print(result_table(one))
+    console.print(budgets_table(result.lengths))
+    for path in result.files:
+        console.print(f"plans written to {path}", highlight=False)
+    console.print(f"every measurement is in {config.output / 'ledger.jsonl'}", highlight=False)
+    unmet = [(one.length, b.budget) for one in result.lengths for b in one.budgets if b.row is None]
+    for length, budget in unmet:
+        print(f"autochunk: no confirmed plan meets budget {budget} at length {length}; the ledger "
+              "says why", file=sys.stderr)  # fmt: skip
+    return 1 if unmet else 0
+
+
+def _plans_list(options: argparse.Namespace) -> int:
+    from tuner.database import read_database
+    from tuner.tables import files_table
+    from tuner.terminal import make_console
+
+    make_console().print(files_table(read_database(options.path), options.path))
+    return 0
+
+
+def _plans_show(options: argparse.Namespace) -> int:
+    from tuner.database import read_database
+    from tuner.tables import entry_table
+    from tuner.terminal import make_console
+
+    console = make_console()
+    for file in read_database(options.path):
+        for graph in file.graphs:
+            for entry in graph.lengths:
+                console.print(entry_table(file, graph, entry))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

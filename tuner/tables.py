@@ -1,0 +1,136 @@
+"""What the command line prints: tables of classes, frontiers and databases."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.table import Table
+
+from cost_models.select import mib
+from tuner.campaign import LengthPlan, LengthResult
+from tuner.database import GraphEntry, LengthEntry, ModelFile
+from tuner.inspect_model import FrontierPoint, Inspected
+from tuner.runtime.explain import region_title
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for column in columns:
+        left = column in ("region", "chunks", "budget", "plan", "graph", "model", "device")
+        table.add_column(column, justify="left" if left else "right")
+    return table
+
+
+def classes_table(one: Inspected) -> Table:
+    """Region classes, largest saving first."""
+    table = _table(
+        f"region classes at length {one.length}",
+        "class", "region", "nodes", "times", "units", "whole", "in chunks", "saves",
+    )  # fmt: skip
+    classes = sorted(one.analysis.space.classes, key=lambda item: -item.saves_bytes)
+    for item in classes:
+        table.add_row(
+            item.key, region_title(item.loops[0]), str(len(item.regions[0].nodes)),
+            str(len(item.loops)), str(item.extent), mib(item.high_bytes), mib(item.low_bytes),
+            mib(item.saves_bytes),
+        )  # fmt: skip
+    return table
+
+
+def analytic_table(one: Inspected, points: Sequence[FrontierPoint]) -> Table:
+    """The roofline's estimate of the frontier."""
+    table = _table(
+        f"analytic estimate at length {one.length} (nothing was run)",
+        "budget", "peak", "of eager", "time ratio", "regions",
+    )  # fmt: skip
+    eager = one.eager_peak_bytes
+    for point in points:
+        share = f"{point.peak_bytes / eager:.3f}" if eager else "?"
+        table.add_row(
+            str(point.budget), mib(point.peak_bytes), share, f"{point.ratio:.2f}",
+            str(point.choices),
+        )  # fmt: skip
+    return table
+
+
+def dry_run_table(plans: Sequence[LengthPlan]) -> Table:
+    """What a campaign would do."""
+    table = _table(
+        "planned", "length", "graph", "classes", "settings", "region timings", "real runs"
+    )
+    for one in plans:
+        table.add_row(
+            str(one.length), one.fingerprint, str(one.classes), f"{one.space_size:.3g}",
+            str(one.region_timings), f"at most {one.real_runs}",
+        )  # fmt: skip
+    return table
+
+
+def result_table(result: LengthResult) -> Table:
+    """A length's confirmed frontier."""
+    table = _table(
+        f"length {result.length}: confirmed plans (eager peak {mib(result.eager.peak_bytes)}; "
+        f"times against {result.reference})",
+        "peak", "of eager", "predicted", "time ratio", "95 % interval", "chunks",
+    )  # fmt: skip
+    for row in result.frontier:
+        share = row.peak_bytes / max(result.eager.peak_bytes, 1)
+        chunks = ", ".join(
+            f"{len(c.regions)}x {len(c.regions[0].nodes)} nodes by {c.chunk_size}"
+            for c in row.plan.choices
+        )
+        table.add_row(
+            mib(row.peak_bytes), f"{share:.3f}", mib(row.predicted_bytes), f"{row.ratio:.3f}",
+            f"{row.ratio_low:.3f} to {row.ratio_high:.3f}", chunks or "none",
+        )  # fmt: skip
+    return table
+
+
+def budgets_table(results: Sequence[LengthResult]) -> Table:
+    """Which plan serves which budget."""
+    table = _table("budgets", "length", "budget", "limit", "peak", "of eager", "time ratio")
+    for result in results:
+        for one in result.budgets:
+            limit = "lowest" if one.limit_bytes is None else mib(one.limit_bytes)
+            if one.row is None:
+                table.add_row(str(result.length), str(one.budget), limit, "not met", "", "")
+                continue
+            share = one.row.peak_bytes / max(result.eager.peak_bytes, 1)
+            table.add_row(
+                str(result.length), str(one.budget), limit, mib(one.row.peak_bytes),
+                f"{share:.3f}", f"{one.row.ratio:.3f}",
+            )  # fmt: skip
+    return table
+
+
+def files_table(files: Sequence[ModelFile], root: Path) -> Table:
+    """A database's files."""
+    table = _table(f"plans in {root}", "model", "device", "graph", "length", "plans", "lowest")
+    for file in files:
+        for graph in file.graphs:
+            for entry in graph.lengths:
+                lowest = min((row.peak_bytes for row in entry.frontier), default=0)
+                table.add_row(
+                    file.model, file.device, graph.fingerprint, str(entry.length),
+                    str(len(entry.frontier)), mib(lowest),
+                )  # fmt: skip
+    return table
+
+
+def entry_table(file: ModelFile, graph: GraphEntry, entry: LengthEntry) -> Table:
+    """One length of one graph in full."""
+    shapes = ", ".join(str(tuple(shape)) for shape in entry.shapes)
+    table = _table(
+        f"{file.model}, graph {graph.fingerprint}, length {entry.length}, inputs {shapes}; eager "
+        f"{mib(entry.eager.peak_bytes)}, {entry.eager.latency_ms:.1f} ms",
+        "peak", "of eager", "predicted", "latency", "time ratio", "95 % interval", "chunks",
+    )  # fmt: skip
+    for row in entry.frontier:
+        chunks = ", ".join(f"{len(c.regions)}x by {c.chunk_size}" for c in row.plan.choices)
+        table.add_row(
+            mib(row.peak_bytes), f"{row.peak_bytes / max(entry.eager.peak_bytes, 1):.3f}",
+            mib(row.predicted_bytes), f"{row.latency_ms:.1f} ms", f"{row.ratio:.3f}",
+            f"{row.ratio_low:.3f} to {row.ratio_high:.3f}", chunks or "none",
+        )  # fmt: skip
+    return table
