@@ -1,8 +1,8 @@
 """The demonstration behind ``make demo``.
 
-Tunes Hugging Face's GPT-2 (4 layers, random weights, eager attention) at lengths 512 and 1024 on the
-device at hand, prints the confirmed frontier, then loads the plan database as an inference script
-would and compares peak, time and outputs with and without the plan.
+Tunes Hugging Face's GPT-2 (4 layers, random weights, eager attention) at lengths 512 and 1024 on
+the device at hand, prints the confirmed frontier, then loads the plan database as an inference
+script would and compares peak, time and outputs with and without the plan.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-os.environ.update({"OMP_WAIT_POLICY": "PASSIVE", "KINETO_LOG_LEVEL": "99"})  # see measure.cpu
+from tuner.measure.variables import QUIET
+
+os.environ.update(QUIET)
 
 import torch
 from rich.console import Console
@@ -97,7 +99,7 @@ def infer(config: CampaignConfig, length: int, backend: Backend, console: Consol
     console.print(table)
     console.print(fast.explain(), highlight=False, markup=False, soft_wrap=True)
     if backend.device == "cpu":
-        _picture(eager, chunked, config.plans.parent / "demo-memory.png", length, console)
+        _picture(eager, chunked, config.output / "memory.png", length, console)
     return difference.equal
 
 
@@ -109,7 +111,7 @@ def _picture(eager: Any, chunked: Any, path: Path, length: int, console: Console
         result, events = allocator_events(call)
         del result
         lines[name] = timeline(events)
-    draw_timelines(lines, f"GPT-2, 4 layers, {length} tokens: memory over one call", path)
+    draw_timelines(lines, f"GPT-2, {length} tokens: memory over one call", path)
     console.print(f"picture of the memory over a call: {path}", highlight=False)
 
 

@@ -36,6 +36,35 @@ def timeline(events: Sequence[tuple[int, int]]) -> Timeline:
     return Timeline(tuple(share), tuple(live))
 
 
+def draw_frontiers(
+    frontiers: Mapping[str, Sequence[tuple[float, float]]], title: str, path: Path
+) -> None:
+    """Time ratio over the share of eager's peak: one line a name, a point a confirmed plan."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(9, 5), layout="constrained")
+    for name, points in frontiers.items():
+        ordered = sorted(points)
+        axes.plot(
+            [share for share, _ in ordered], [ratio for _, ratio in ordered],
+            marker="o", linewidth=1.2, markersize=4, label=name,
+        )  # fmt: skip
+    axes.axhline(1.0, color="#9aa3ad", linewidth=0.8, linestyle="--")
+    axes.set_xscale("log")
+    axes.set_xlabel("activation peak, as a share of eager's")
+    axes.set_ylabel("time, relative to eager")
+    axes.set_title(title, loc="left")
+    axes.spines[["top", "right"]].set_visible(False)
+    if frontiers:
+        axes.legend(fontsize=7, ncols=2, frameon=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
 def draw_timelines(lines: Mapping[str, Timeline], title: str, path: Path) -> None:
     """Memory over the course of a call, one line a name, with each peak marked."""
     import matplotlib as mpl

@@ -43,7 +43,7 @@ from search_space.graph import (
     map_arguments,
     walk_arguments,
 )
-from search_space.sizes import Expr, Size
+from search_space.sizes import Expr, Size, evaluate, symbols_of
 
 Rows = tuple[Node, ...]
 
@@ -364,6 +364,21 @@ def _full_name(target: Any) -> str:
     return str(target)
 
 
+# Ops that draw random numbers only where an argument says so: its name, place, and harmless value.
+_INERT: Mapping[str, tuple[str, int, object]] = {
+    "aten.scaled_dot_product_attention.default": ("dropout_p", 4, 0.0),
+    "aten.dropout.default": ("train", 2, False),
+}
+
+
+def _draws_nothing(name: str, node: torch.fx.Node) -> bool:
+    if name not in _INERT:
+        return False
+    keyword, place, harmless = _INERT[name]
+    given = node.args[place] if len(node.args) > place else node.kwargs.get(keyword, harmless)
+    return given == harmless
+
+
 def _traits(target: Any, name: str, value: Any, node: torch.fx.Node) -> frozenset[str]:
     if name == "getitem":
         return frozenset()
@@ -371,7 +386,7 @@ def _traits(target: Any, name: str, value: Any, node: torch.fx.Node) -> frozense
     tags = target.tags
     if torch.Tag.pointwise in tags:
         found.add(POINTWISE)
-    if torch.Tag.nondeterministic_seeded in tags:
+    if torch.Tag.nondeterministic_seeded in tags and not _draws_nothing(name, node):
         found.add(RANDOM)
     # (ops whose output's size depends on data were refused when their sizes were printed)
     if target._schema.is_mutable or torch.Tag.data_dependent_output in tags:
@@ -476,15 +491,16 @@ def cut_metadata_edges(
 
 
 def _is_contiguous(meta: TensorMeta) -> bool:
-    """Whether strides are those of a row-major tensor, told from their texts alone."""
-    return not meta.strides or (
-        meta.strides[-1] == 1
-        and not any(isinstance(s, int) and s == 0 for s in meta.strides)
-        and all(
-            not (isinstance(a, int) and isinstance(b, int)) or a >= b
-            for a, b in zip(meta.strides, meta.strides[1:], strict=False)
-        )
-    )
+    """Whether strides are those of a row-major tensor, judged at values of the symbols that no
+    two sizes are likely to share."""
+    symbols = sorted(set().union(*(symbols_of(size) for size in (*meta.shape, *meta.strides))))
+    values = {symbol: 997 + 10 * place for place, symbol in enumerate(symbols)}
+    step: int = 1
+    for size, stride in zip(reversed(meta.shape), reversed(meta.strides), strict=True):
+        if size != 1 and evaluate(stride, values) != step:
+            return False
+        step *= int(evaluate(size, values))
+    return True
 
 
 def drop_clones(rows: Rows, outputs: tuple[Argument, ...]) -> tuple[Rows, tuple[Argument, ...]]:

@@ -1,8 +1,8 @@
 """The eager model's own activation peak, without computing anything.
 
-The model runs on fake tensors, which have shapes but no data; every new storage is counted from its
-first sight to its end. Fused attention is one op here, as it is on the device; on fake tensors it
-would fall apart into products that the real kernel never stores.
+The model runs on tensors that have shapes but no data; every new storage is counted from its first
+sight to its end. Fused attention is one op here, as it is on the device; without data it would fall
+apart into products that the real kernel never stores.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from search_space.errors import CaptureError
+from search_space.layout import Layout
+from search_space.workspace import Call, Operand, workspace_bytes
 
 
 class _Counter:
@@ -52,27 +53,61 @@ class _Counter:
         self.peak = max(self.peak, self.live + size)
 
 
-class _CountOutputs(TorchDispatchMode):  # type: ignore[no-untyped-call]
+_REAL_ELEMENTS = 1 << 16
+"""Tensors that are told from the inputs' integers alone have data up to this size, since models look
+into them (is anything padded? is this a packed sequence?). Larger ones, such as masks, do not."""
+
+
+class _Sizes(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Runs ops on tensors without data wherever one of their arguments has none, and counts every
+    new storage. To the model the meta device and the CPU are the same."""
+
     def __init__(self, counter: _Counter) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._counter = counter
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        result = func(*args, **(kwargs or {}))
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        tensors = [t for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
+        if any(tensor.is_meta for tensor in tensors):
+            result = func(*_without_data(args), **_without_data(kwargs))
+        else:
+            result = self._with_data(func, args, kwargs)
         for leaf in pytree.tree_leaves(result):
             if isinstance(leaf, torch.Tensor):
                 self._counter.meet(leaf)
         return result
 
+    def _with_data(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        if "device" in kwargs:
+            kwargs = {**kwargs, "device": torch.device("cpu")}
+        alias = any(r.alias_info is not None for r in func._schema.returns)
+        if not alias and torch.Tag.data_dependent_output not in func.tags:
+            sized = func(*_without_data(args), **_without_data(kwargs))
+            leaves = [t for t in pytree.tree_leaves(sized) if isinstance(t, torch.Tensor)]
+            if sum(t.numel() for t in leaves) > _REAL_ELEMENTS:
+                return sized
+        return func(*args, **kwargs)
+
+
+def _without_data(value: Any) -> Any:
+    """The same with every tensor and device on the meta device."""
+
+    def convert(leaf: Any) -> Any:
+        if isinstance(leaf, torch.Tensor) and not leaf.is_meta:
+            return torch.empty_strided(leaf.shape, leaf.stride(), dtype=leaf.dtype, device="meta")
+        return torch.device("meta") if isinstance(leaf, torch.device) else leaf
+
+    return pytree.tree_map(convert, value)
+
 
 class _WholeAttention(TorchFunctionMode):
     """Fused attention as one op: its output, and the workspace that its kernel takes."""
 
-    def __init__(self, counter: _Counter) -> None:
+    def __init__(self, counter: _Counter, device: str) -> None:
         super().__init__()
         self._counter = counter
+        self._device = device
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None
@@ -87,7 +122,7 @@ class _WholeAttention(TorchFunctionMode):
             made = query.new_empty((shape[0], shape[2], shape[1], shape[3])).transpose(1, 2)
         else:
             made = query.new_empty(shape)
-        self._counter.transient(_attention_workspace(query, key, value, mask))
+        self._counter.transient(_attention_workspace(query, key, value, mask, self._device))
         return made
 
 
@@ -100,18 +135,19 @@ def _attention_tensors(
 
 
 def _attention_workspace(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    device: str,
 ) -> int:
-    from search_space.layout import Layout
-    from search_space.workspace import Call, Operand, workspace_bytes
-
     tensors = [t for t in (query, key, value, mask) if t is not None]
     operands = tuple(
         Operand(k, Layout(tuple(t.shape), tuple(t.stride())), str(t.dtype).removeprefix("torch."))
         for k, t in enumerate(tensors)
     )
     dtype = str(query.dtype).removeprefix("torch.")
-    call = Call(operands, (), tuple(query.shape), dtype, query.device.type)
+    call = Call(operands, (), tuple(query.shape), dtype, device)
     return workspace_bytes("aten.scaled_dot_product_attention.default", call)
 
 
@@ -125,31 +161,40 @@ def eager_peak_bytes(
         CaptureError: the model cannot run on tensors without data.
     """
     counter = _Counter()
-    mode = FakeTensorMode(allow_non_fake_inputs=True)
-    fakes: dict[int, torch.Tensor] = {}
-
-    def fake(tensor: torch.Tensor) -> torch.Tensor:
-        if id(tensor) not in fakes:
-            fakes[id(tensor)] = mode.from_tensor(tensor, static_shapes=True)
-            counter.ignore(fakes[id(tensor)])
-        return fakes[id(tensor)]
-
-    weights = {
-        name: fake(tensor)
-        for name, tensor in (
-            *model.named_parameters(remove_duplicate=False),
-            *model.named_buffers(remove_duplicate=False),
-        )
-    }
-    given, keywords = pytree.tree_map_only(torch.Tensor, fake, (tuple(args), dict(kwargs or {})))
     try:
-        with torch.no_grad(), mode, _CountOutputs(counter), _WholeAttention(counter):
-            output = torch.func.functional_call(model, weights, given, keywords, strict=False)
+        _run(counter, model, tuple(args), dict(kwargs or {}))
     except Exception as error:  # whatever the model's own code raises without data
         reason = str(error).strip().splitlines()
         raise CaptureError(
             "the eager model's peak cannot be told without running it: "
             f"{type(error).__name__}: {reason[0] if reason else 'no message'}"
         ) from error
-    del output
     return counter.peak
+
+
+def _run(
+    counter: _Counter, model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> None:
+    known: dict[int, torch.Tensor] = {}
+    devices: list[str] = []
+
+    def convert(tensor: torch.Tensor) -> torch.Tensor:
+        devices.append(tensor.device.type)
+        if id(tensor) not in known:
+            integer = not (tensor.is_floating_point() or tensor.is_complex())
+            small = tensor.numel() <= _REAL_ELEMENTS
+            known[id(tensor)] = tensor.cpu() if integer and small else _without_data(tensor)
+            counter.ignore(known[id(tensor)])
+        return known[id(tensor)]
+
+    weights = {
+        name: convert(tensor)
+        for name, tensor in (
+            *model.named_parameters(remove_duplicate=False),
+            *model.named_buffers(remove_duplicate=False),
+        )
+    }
+    given, keywords = pytree.tree_map_only(torch.Tensor, convert, (args, kwargs))
+    attention = _WholeAttention(counter, next(iter(devices), "cpu"))
+    with torch.no_grad(), _Sizes(counter), attention:
+        torch.func.functional_call(model, weights, given, keywords, strict=False)

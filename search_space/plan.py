@@ -187,7 +187,7 @@ def decode_regions(row: Mapping[str, Any]) -> tuple[Region, ...]:
         nodes, dims = decode_ranges(str(row["nodes"])), _decode_runs(str(row["dims"]))
         again = decode_ranges(str(row.get("recomputed", "")))
         again_dims = _decode_runs(str(row["recomputed_dims"])) if again else ()
-        anchors = [int(anchor) for anchor in row["at"]]
+        anchors = [_whole(anchor) for anchor in _listed(row["at"])]
         found = []
         for anchor in anchors:
             pairs = sorted([
@@ -198,9 +198,23 @@ def decode_regions(row: Mapping[str, Any]) -> tuple[Region, ...]:
                 tuple(node for node, _ in pairs), tuple(dim for _, dim in pairs), again
             )
             found.append(region)
-    except (KeyError, TypeError, ValueError) as error:
-        raise PlanError(f"a region definition is malformed: {error!r} in {dict(row)!r}") from error
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise PlanError(f"a region definition is malformed: {error!r} in {row!r}") from error
     return tuple(found)
+
+
+def _whole(value: Any) -> int:
+    """A whole number as it is: 2.7 is no chunk size."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{value!r} is no whole number")
+    return value
+
+
+def _listed(value: Any) -> Sequence[Any]:
+    """A list as it is: the text "12" is no list of anchors."""
+    if not isinstance(value, (list, tuple)):
+        raise TypeError(f"{value!r} is no list")
+    return value
 
 
 def _encode_runs(numbers: Sequence[int]) -> str:
@@ -249,7 +263,7 @@ def decode_plan(row: Mapping[str, Any]) -> Plan:
             tuple(_decode_choice(choice) for choice in row["choices"]),
             tuple(str(name) for name in row.get("rewrites", ())),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise PlanError(f"a plan is malformed: {error!r}") from error
 
 
@@ -271,8 +285,8 @@ def _decode_choice(row: Mapping[str, Any]) -> Choice:
     inner = row.get("inner")
     return Choice(
         decode_regions(row["regions"]),
-        int(row["chunk_size"]),
+        _whole(row["chunk_size"]),
         None if inner is None else _decode_choice(inner),
-        tuple(int(place) for place in row.get("donated", ())),
+        tuple(_whole(place) for place in row.get("donated", ())),
         bool(row.get("compiled", False)),
     )

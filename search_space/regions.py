@@ -19,7 +19,8 @@ from math import lcm
 
 from search_space.dim_rules import Flow, Probe, flow
 from search_space.errors import IllegalRegion
-from search_space.graph import LEAVES, Path, Ref, SizedGraph, walk_arguments
+from search_space.graph import ALIAS, LEAVES, Path, Ref, SizedGraph, walk_arguments
+from search_space.layout import Layout, is_dense
 from search_space.plan import Region
 
 
@@ -116,6 +117,7 @@ def resolve(graph: SizedGraph, region: Region, probe: Probe | None = None) -> Lo
         raise IllegalRegion("nothing outside uses what the region computes")
     if any(graph.nodes[node].several for node in outputs):
         raise IllegalRegion("a node with several outputs is used outside; take its parts inside")
+    _check_layouts(graph, outputs, kept)
     return Loop(graph, region, extent, factors, tuple(flows), inputs, outputs)
 
 
@@ -216,6 +218,21 @@ def _inputs(
     if several:
         raise IllegalRegion(f"{graph.nodes[several[0]].label} has several outputs; take its parts")
     return tuple(found)
+
+
+def _check_layouts(graph: SizedGraph, outputs: tuple[int, ...], kept: set[int]) -> None:
+    """A view that leaves the loop becomes a dense tensor of its own; views of it taken outside were
+    captured for its old strides."""
+    for node in outputs:
+        tensor = graph.nodes[node].output
+        if is_dense(Layout(tensor.shape, tensor.strides)):
+            continue
+        for user in graph.users[node]:
+            if user not in kept and ALIAS in graph.nodes[user].traits:
+                raise IllegalRegion(
+                    f"{graph.nodes[node].label} is no dense tensor, and viewed outside by "
+                    f"{graph.nodes[user].label}"
+                )
 
 
 def _check_convex(graph: SizedGraph, region: Region, members: dict[int, int]) -> None:

@@ -68,9 +68,12 @@ _NODES = (
 
 
 class _Flatten(ast.NodeTransformer):
-    """``math.sqrt`` and ``sqrt`` are the same function."""
+    """``math.sqrt`` and ``sqrt`` are the same function, ``torch.sym_float`` is ``float``."""
 
     def visit_Attribute(self, node: ast.Attribute) -> ast.AST:
+        if isinstance(node.value, ast.Name) and node.value.id == "torch":
+            plain = node.attr.removeprefix("sym_")
+            return ast.copy_location(ast.Name(id=plain, ctx=ast.Load()), node)
         if isinstance(node.value, ast.Name) and node.value.id == "math":
             return ast.copy_location(ast.Name(id=node.attr, ctx=ast.Load()), node)
         raise CaptureError(f"size expression uses the attribute {node.attr!r}, which is not known")

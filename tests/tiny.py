@@ -71,25 +71,29 @@ class Tiny:
             return f"{type(error).__name__}: {error}"
         return difference(made, self.expected, within)
 
-    def loop_differs(self, loop: Loop, chunk_size: int, within: float = 1e-5) -> str:
-        """How a loop's outputs, run alone, differ from the nodes' values; empty if they do not."""
-        try:
-            with torch.no_grad():
-                given = (self.values[source.node] for source in loop.inputs)
-                made = chunk_loop(loop, chunk_size, body_module(loop))(*given)
-        except Exception as error:  # the caller lists every failure, whatever its kind
-            return f"{type(error).__name__}: {error}"
-        parts = (made,) if isinstance(made, torch.Tensor) else made
-        return difference(parts, [self.values[output] for output in loop.outputs], within)
+    def loop_failures(self, loop: Loop) -> list[str]:
+        """How a loop's outputs, run alone, differ from the nodes' values, by chunk size."""
+        failed = []
+        body: torch.fx.GraphModule | None = None
+        expected = [self.values[output] for output in loop.outputs]
+        given = [self.values[source.node] for source in loop.inputs]
+        for size in chunk_sizes(loop.extent):
+            try:
+                body = body or body_module(loop)
+                with torch.no_grad():
+                    made = chunk_loop(loop, size, body)(*given)
+            except Exception as error:  # the caller lists every failure, whatever its kind
+                found = f"{type(error).__name__}: {error}"
+            else:
+                parts = (made,) if isinstance(made, torch.Tensor) else made
+                found = difference(parts, expected)
+            if found:
+                failed.append(f"{loop.region} at {size}: {found}")
+        return failed
 
     def failures(self, loops: Iterable[Loop]) -> list[str]:
-        """The loops that go wrong alone, at whatever chunk size."""
-        return [
-            f"{loop.region} at {size}: {found}"
-            for loop in loops
-            for size in chunk_sizes(loop.extent)
-            if (found := self.loop_differs(loop, size))
-        ]
+        """All that goes wrong in these loops, each run alone at several chunk sizes."""
+        return [found for loop in loops for found in self.loop_failures(loop)]
 
     @cached_property
     def values(self) -> tuple[Any, ...]:

@@ -20,9 +20,9 @@ from search_space.graph import Graph
 from search_space.plan import Plan, encode_plan, encode_regions
 from tuner.config import CampaignConfig
 from tuner.ledger import Ledger
-from tuner.measure.cpu import QUIET
 from tuner.measure.isolate import Isolated
 from tuner.measure.protocol import Repeats, Samples
+from tuner.measure.variables import QUIET
 
 Row = dict[str, Any]
 

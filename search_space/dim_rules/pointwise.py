@@ -12,7 +12,7 @@ from search_space.dim_rules.base import Flow, Query, aligned, rule
     "aten.__and__", "aten.__or__", "aten.__xor__", "aten.where", "aten.clone", "aten._to_copy",
     "aten.to", "aten.contiguous", "aten.dropout", "aten.alias", "aten.detach",
     "aten.lift_fresh_copy", "aten.masked_fill", "aten.logical_and", "aten.logical_or",
-    "aten.logical_not", "aten.type_as", "aten.relu", "aten.relu6", "aten.silu", "aten.gelu",
+    "aten.logical_not", "aten.relu", "aten.relu6", "aten.silu", "aten.gelu",
     "aten.hardtanh", "aten.elu", "aten.selu", "aten.leaky_relu", "aten.mish", "aten.softplus",
     "aten.hardswish", "aten.hardsigmoid", "aten.clamp", "aten.square", "aten.nan_to_num",
 )  # fmt: skip
@@ -22,3 +22,10 @@ def pointwise(query: Query) -> Flow | None:
         return None
     slices = tuple(s for path, index in query.node.refs for s in aligned(query, path, index))
     return Flow(slices) if slices else None
+
+
+@rule("aten.type_as", "aten.to.other")
+def like_another(query: Query) -> Flow | None:
+    """Only the first argument's positions are read; of the other, its dtype."""
+    path, index = query.node.refs[0]
+    return Flow(aligned(query, path, index))

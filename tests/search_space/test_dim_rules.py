@@ -134,6 +134,7 @@ ROWS: tuple[Row, ...] = (
     row("aten._to_copy.default", ALL3, t(3, 4, 5), dtype=torch.bfloat16),
     row("aten.to.dtype", ALL3, t(3, 4, 5), torch.int64),
     row("aten.type_as.default", ALL3, t(3, 4, 5), i(3, 4, 5)),
+    row("aten.to.other", ALL3, t(3, 4, 5), i(2, 2)),
     row("aten.type_as.default", (0, 1), t(3, 4), i(2)),
     row("aten.masked_fill.Scalar", ALL3, t(3, 4, 5), b(4, 1), 2.0),
     row("aten.where.self", ALL3, b(4, 5), t(3, 1, 5), t(3, 4, 1)),

@@ -162,7 +162,7 @@ def test_four_writers_at_once_lose_nothing(tmp_path: Path) -> None:
 
 def _large(peak: int) -> GraphEntry:
     """An entry whose file does not fit in one page, so that a half-written one is seen."""
-    lengths = tuple(length_entry("0f3a", length, peak=peak) for length in range(100, 400))
+    lengths = tuple(length_entry("0f3a", length, peak=peak) for length in range(100, 250))
     return replace(graph_entry(), lengths=lengths)
 
 
@@ -196,6 +196,7 @@ def test_a_writer_that_is_killed_leaves_a_whole_file_and_no_lock(tmp_path: Path)
     writer = SPAWN.Process(target=_rewrite, args=(str(tmp_path), 1000))
     writer.start()
     while path.stat().st_mtime_ns == before:
+        assert writer.is_alive()
         time.sleep(0.01)
     assert writer.pid is not None
     os.kill(writer.pid, signal.SIGKILL)

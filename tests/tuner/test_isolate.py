@@ -194,7 +194,7 @@ def test_a_timeout_ends_what_the_process_had_started(start: Started, tmp_path: P
     isolated = start()
     isolated.request({"do": "answer"}, LONG)
     path = tmp_path / "pid"
-    reply = isolated.request({"do": "start and sleep", "path": str(path)}, 3.0)
+    reply = isolated.request({"do": "start and sleep", "path": str(path)}, 2.0)
     assert reply["status"] == "timeout"
     assert ends(int(path.read_text(encoding="utf-8")))
 
@@ -212,7 +212,7 @@ def test_what_a_process_had_started_ends_with_it(start: Started, do: str | None)
 
 
 def test_a_death_is_seen_although_a_copy_of_the_process_lives_on(start: Started) -> None:
-    reply = start().request({"do": "fork and exit"}, 5.0)
+    reply = start().request({"do": "fork and exit"}, 3.0)
     assert reply["status"] == "crash"
     assert "exit status 3" in reply["reason"]
 

@@ -84,7 +84,7 @@ def enclosed(count: int) -> tuple[int, int]:
 def coverage(count: int, low: int, high: int) -> float:
     """The probability that the median lies from the low-th to the high-th of sorted draws: that
     at least ``low`` and fewer than ``high`` of them lie below it."""
-    return float(sum(comb(count, below) for below in range(low, high))) / 2**count
+    return sum(comb(count, below) for below in range(low, high)) / (1 << count)
 
 
 def test_ten_pairs_are_bounded_by_the_second_and_the_ninth() -> None:

@@ -13,11 +13,9 @@ import torch
 from torch import fx
 
 from search_space.graph import (
-    BUFFER,
     CONSTANT,
     INPUT,
     LEAVES,
-    PARAMETER,
     Affine,
     Argument,
     Ref,
@@ -81,7 +79,7 @@ def rewrite(
     root.model = model
     root.constants = torch.nn.Module()
     for name, tensor in constants.items():
-        root.constants.register_buffer(name, tensor, persistent=False)
+        root.constants.register_buffer(_constant_name(name), tensor, persistent=False)
     for place, module in enumerate(modules):
         root.add_module(f"region_{place}", module)
     root.graph = made
@@ -108,10 +106,15 @@ def body_module(loop: Loop) -> fx.GraphModule:
     """One pass of a loop as a module: inputs in ``loop.inputs``' order, then start and length."""
     graph = loop.graph
     made = fx.Graph()
-    entries = {
-        (source.node, source.dim, source.factor): made.placeholder(graph.nodes[source.node].label)
-        for source in loop.inputs
-    }
+    entries: dict[tuple[int, int | None, int], fx.Node] = {}
+    taken = {"start", "length"}
+    for source in loop.inputs:
+        # one tensor may enter twice, sliced and whole
+        label = name = graph.nodes[source.node].label
+        while name in taken:
+            name = f"{label}_{'whole' if source.dim is None else 'sliced'}_{len(taken)}"
+        taken.add(name)
+        entries[source.node, source.dim, source.factor] = made.placeholder(name)
     start, length = made.placeholder("start"), made.placeholder("length")
     values: dict[int, fx.Node] = {}
     for place, index in enumerate(loop.region.nodes):
@@ -172,8 +175,13 @@ def _affine(
 def _leaf(made: fx.Graph, node: SizedNode) -> fx.Node:
     if node.kind == INPUT:
         return made.placeholder(node.label)
-    owner = {PARAMETER: "model", BUFFER: "model", CONSTANT: "constants"}[node.kind]
-    return made.create_node("get_attr", f"{owner}.{node.op}", name=node.label)
+    place = f"constants.{_constant_name(node.op)}" if node.kind == CONSTANT else f"model.{node.op}"
+    return made.create_node("get_attr", place, name=node.label)
+
+
+def _constant_name(name: str) -> str:
+    """A constant's name as that of a buffer, which may have no dots."""
+    return name.replace(".", "_")
 
 
 def _drop_unused_leaves(made: fx.Graph) -> None:
