@@ -16,6 +16,8 @@ class Ceilings:
         cache_bytes: working set up to which ``cache_bytes_per_s`` holds.
         matmul_flops_per_s: floating-point operations of a large matrix product.
         launch_s: time of an op on almost no data.
+        half_rows: rows at which a matrix product runs at half of its rate; narrow products waste
+            what they load.
     """
 
     copy_bytes_per_s: float
@@ -23,6 +25,7 @@ class Ceilings:
     cache_bytes: int
     matmul_flops_per_s: float
     launch_s: float
+    half_rows: float
 
     def __post_init__(self) -> None:
         if min(
@@ -33,8 +36,8 @@ class Ceilings:
 
 # Round figures of a small server CPU and of a large GPU; campaigns measure their own device's.
 _DEFAULTS = {
-    "cpu": Ceilings(4e9, 20e9, 4 * 2**20, 1e11, 4e-6),
-    "cuda": Ceilings(2.5e12, 5e12, 40 * 2**20, 2e14, 6e-6),
+    "cpu": Ceilings(4e9, 20e9, 4 * 2**20, 1e11, 4e-6, 16.0),
+    "cuda": Ceilings(2.5e12, 5e12, 40 * 2**20, 2e14, 6e-6, 64.0),
 }
 
 

@@ -60,7 +60,7 @@ class Selector:
                 raise BudgetError(
                     f"no plan fits {mib(budget_bytes)} of activations: the lowest known needs "
                     f"{mib(lowest.peak_bytes)}, of {mib(self.unchunked_bytes)} unchunked. Ask for "
-                    f"at least {lowest.peak_bytes} bytes, or for 'min'",
+                    f"at least {lowest.peak_bytes} bytes",
                     lowest_bytes=lowest.peak_bytes,
                 )
             return self._selected(self._relax(self._lowest_setting(None), budget_bytes))
@@ -176,8 +176,8 @@ class Selector:
 
 
 def mib(count: int) -> str:
-    """Bytes as MiB, for messages."""
-    return f"{count / 2**20:.1f} MiB"
+    """Bytes for messages, as MiB, or as KiB where they are few."""
+    return f"{count / 2**20:.1f} MiB" if count >= 2**20 else f"{count / 2**10:.1f} KiB"
 
 
 def as_parameters(setting: Setting) -> Mapping[str, int]:

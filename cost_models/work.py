@@ -23,12 +23,25 @@ class Work:
         sliced_bytes: bytes read and written that shrink with the chunk.
         whole_bytes: bytes that every pass reads whole.
         launches: kernels started; 0 for views.
+        matrix: rows and columns of a product's output matrix; None for other ops.
+        cut: which of the two the chunk dimension cuts: 0, 1, or None for a batch.
     """
 
     flops: float
     sliced_bytes: int
     whole_bytes: int
     launches: int
+    matrix: tuple[int, int] | None = None
+    cut: int | None = None
+
+    def narrowest(self, share: float) -> float | None:
+        """The smaller side of the output matrix on a share of the extent; None for other ops."""
+        if self.matrix is None:
+            return None
+        sides: list[float] = list(self.matrix)
+        if self.cut is not None:
+            sides[self.cut] *= share
+        return max(min(sides), 1.0)
 
 
 def _columns(graph: SizedGraph, node: SizedNode) -> int:
@@ -94,13 +107,41 @@ def flops(graph: SizedGraph, node: SizedNode) -> float:
     return _PER_ELEMENT.get(packet, 1.0) * node.output.numel
 
 
+# Products whose leading dimensions are all rows; the others multiply matrices in batches.
+_ROWS = frozenset({"aten.linear", "aten.addmm", "aten.mm"})
+
+
+def _matrix(node: SizedNode) -> tuple[int, int] | None:
+    """Rows and columns of the matrix that a product computes, or of each in its batch."""
+    packet, shape = node.op.rpartition(".")[0], node.output.shape
+    if packet not in _PRODUCTS or len(shape) < 2:
+        return None
+    if packet in _ROWS:
+        return prod(shape[:-1]), shape[-1]
+    if packet.startswith("aten.conv"):
+        return prod(shape[2:]), shape[1]
+    return shape[-2], shape[-1]
+
+
+def _cut(node: SizedNode, dim: int) -> int | None:
+    """Which side of that matrix a chunk dimension cuts; None where it cuts the batch."""
+    packet, rank = node.op.rpartition(".")[0], len(node.output.shape)
+    if packet not in _PRODUCTS or rank < 2:
+        return None
+    if packet in _ROWS:
+        return 1 if dim == rank - 1 else 0
+    if packet.startswith("aten.conv"):
+        return None if dim == 0 else 1 if dim == 1 else 0
+    return {rank - 2: 0, rank - 1: 1}.get(dim)
+
+
 def node_work(graph: SizedGraph, node: SizedNode) -> Work:
     """A node's work when it runs whole."""
     if node.kind in LEAVES or ALIAS in node.traits or node.op == "getitem":
         return Work(0.0, 0, 0, 0)
     read = sum(graph.nodes[ref].output.nbytes for _, ref in node.refs)
     written = sum(t.nbytes for t in node.outputs)
-    return Work(flops(graph, node), read + written, 0, 1)
+    return Work(flops(graph, node), read + written, 0, 1, _matrix(node))
 
 
 def loop_work(loop: Loop) -> tuple[Work, ...]:
@@ -122,5 +163,6 @@ def loop_work(loop: Loop) -> tuple[Work, ...]:
                 sliced += size
             else:
                 whole += size
-        found.append(Work(flops(graph, node), sliced, whole, 1))
+        cut = _cut(node, loop.region.dims[place])
+        found.append(Work(flops(graph, node), sliced, whole, 1, _matrix(node), cut))
     return tuple(found)

@@ -54,8 +54,9 @@ class _Counter:
 
 
 _REAL_ELEMENTS = 1 << 16
-"""Tensors that are told from the inputs' integers alone have data up to this size, since models look
-into them (is anything padded? is this a packed sequence?). Larger ones, such as masks, do not."""
+"""Tensors that are told from the inputs' integers alone have data up to this size, since models
+look into them (is anything padded? is this a packed sequence?). Larger ones, such as masks, have
+none."""
 
 
 class _Sizes(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -46,6 +46,8 @@ COLUMNS = (
     "peak_bytes", "predicted_bytes", "latency_ms", "ratio", "ratio_low", "ratio_high", "choices",
 )  # fmt: skip
 _MOST_BYTES = 32 * 2**20
+_DEEPEST = 50
+_DAMAGE = (AutoChunkError, KeyError, TypeError, ValueError, AttributeError, ArithmeticError)
 
 Shapes = tuple[tuple[int, ...], ...]
 
@@ -170,8 +172,9 @@ def read_file(path: Path) -> ModelFile:
     except (OSError, UnicodeDecodeError) as error:
         raise DatabaseError(f"the plan database {path} cannot be read: {error}") from error
     try:
-        data = yaml.load(text, Loader=_loader())
-    except yaml.YAMLError as error:
+        _check_depth(text)
+        data = yaml.load(text, Loader=_Loader)
+    except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f" line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or error
@@ -182,19 +185,21 @@ def read_file(path: Path) -> ModelFile:
     if not isinstance(data, dict) or data.get("schema") != SCHEMA:
         found = data.get("schema") if isinstance(data, dict) else type(data).__name__
         raise DatabaseError(
-            f"{path} is no plan database of schema {SCHEMA} (found {found!r}); tune again"
+            f"{path} is no plan database of schema {SCHEMA} (found {repr(found)[:80]}); "
+            "tune again"
         )
     place = "the head"
     try:
-        graphs = []
+        model, device, graphs = str(data["model"]), str(data["device"]), []
         for fingerprint, row in data["graphs"].items():
             place = f"graph {fingerprint}"
             graphs.append(_decode_graph(str(fingerprint), row))
-        return ModelFile(str(data["model"]), str(data["device"]), tuple(graphs), path)
-    except (AutoChunkError, KeyError, TypeError, ValueError, AttributeError) as error:
+        return ModelFile(model, device, tuple(graphs), path)
+    except _DAMAGE as error:
         raise DatabaseError(
-            f"the plan database {path} is damaged in {place}: {type(error).__name__}: {error}. "
-            "Restore the file or delete it and tune again; nothing was overwritten"
+            f"the plan database {path} is damaged in {place}: {type(error).__name__}: "
+            f"{str(error)[:200]}. Restore the file or delete it and tune again; nothing was "
+            "overwritten"
         ) from error
 
 
@@ -207,8 +212,13 @@ def write_graph(plans: Path, device: str, model: str, entry: GraphEntry) -> Path
         DatabaseError: the existing file is damaged (it is left as it is), or cannot be written.
     """
     path = model_path(plans, device, model)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_suffix(".lock")):
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path.with_suffix(".lock"))
+        lock.acquire()
+    except OSError as error:
+        raise DatabaseError(f"the plan database {path} cannot be written: {error}") from error
+    with lock:
         graphs = {}
         if path.exists():
             graphs = {graph.fingerprint: graph for graph in read_file(path).graphs}
@@ -289,6 +299,8 @@ def _encode_graph(entry: GraphEntry) -> dict[str, Any]:
 
 def _encode_row(row: PlanRow, names: Mapping[tuple[Region, ...], str]) -> list[Any]:
     choices: dict[str, Any] = {}
+    if row.plan.rewrites:
+        raise PlanError("plans with rewrites have no form in schema 1")
     for choice in row.plan.choices:
         if choice.inner is not None or choice.donated or choice.compiled:
             raise PlanError("nested, donated and compiled choices have no form in schema 1")
@@ -361,19 +373,23 @@ _Dumper.add_representer(_Flow, _one_line)
 class _NoAliases:
     """Anchors have no use in a plan database, and nested ones can fill the memory."""
 
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.events.AliasEvent):  # type: ignore[attr-defined]
-            event = self.get_event()  # type: ignore[attr-defined]
-            raise yaml.composer.ComposerError(
-                None, None, "aliases are not allowed here", event.start_mark
+    def construct_object(self, node: Any, deep: bool = False) -> Any:
+        known: Any = self
+        if node in known.constructed_objects or node in known.recursive_objects:
+            raise yaml.constructor.ConstructorError(
+                None, None, "aliases are not allowed here", node.start_mark
             )
-        return super().compose_node(parent, index)  # type: ignore[misc]
+        return super().construct_object(node, deep)  # type: ignore[misc]
 
 
-class _PureLoader(_NoAliases, yaml.SafeLoader):
-    pass
+class _Loader(_NoAliases, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """libyaml's reader, where there is one, without aliases."""
 
 
-def _loader() -> Any:
-    fast = getattr(yaml, "CSafeLoader", None)
-    return _PureLoader if fast is None else fast
+def _check_depth(text: str) -> None:
+    """Readers recurse, so that a file of brackets alone would end the process."""
+    depth = 0
+    for bracket in re.findall(r"[\[\]{}]", text):
+        depth += 1 if bracket in "[{" else -1
+        if depth > _DEEPEST:
+            raise ValueError(f"more than {_DEEPEST} brackets are open at once")

@@ -12,9 +12,12 @@ from tuner.measure.cpu import cpu_cache_bytes
 from tuner.measure.protocol import Backend
 from tuner.measure.timing import median
 
+_NARROW = 32
+"""Rows of the product that shows what narrow ones lose."""
+
 
 def measure_ceilings(backend: Backend, dtype: torch.dtype = torch.float32) -> Ceilings:
-    """Copy and cache bandwidth, matrix product rate and launch time, each a median of seven."""
+    """Bandwidths, the rate of wide and narrow products, and launch time, each a median of seven."""
     cuda = backend.device.startswith("cuda")
     device = torch.device(backend.device)
     cache = (
@@ -38,13 +41,19 @@ def measure_ceilings(backend: Backend, dtype: torch.dtype = torch.float32) -> Ce
     tiny = torch.ones(8, dtype=dtype, device=device)
     side = 8192 if cuda else 1024
     matrix = torch.ones(side, side, dtype=dtype, device=device)
+    narrow = torch.ones(_NARROW, side, dtype=dtype, device=device)
     with torch.no_grad():
+        flops_per_s = 2 * side**3 / seconds(lambda: matrix @ matrix)
+        slowdown = seconds(lambda: narrow @ matrix, times=5) * flops_per_s / (
+            2 * _NARROW * side**2
+        )
         found = Ceilings(
             # a fresh output each time, as in a model: its pages are part of the cost
             copy_bytes_per_s=2 * large.nbytes / seconds(lambda: large + 1),
             cache_bytes_per_s=2 * small.nbytes / seconds(lambda: small + 1, times=20),
             cache_bytes=int(cache),
-            matmul_flops_per_s=2 * side**3 / seconds(lambda: matrix @ matrix),
+            matmul_flops_per_s=flops_per_s,
             launch_s=seconds(lambda: tiny + 1, times=200),
+            half_rows=min(max(_NARROW * (slowdown - 1), 1.0), 1024.0),
         )
     return found

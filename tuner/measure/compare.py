@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.utils import _pytree as pytree
+
+from search_space.capture import flatten_output
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +36,8 @@ def compare(found: Any, expected: Any, rtol: float, atol: float) -> Difference:
     tensor: sums that are taken in another order differ by their largest terms. All else must be
     equal.
     """
-    found_leaves = [leaf for leaf in pytree.tree_leaves(found) if leaf is not None]
-    expected_leaves = [leaf for leaf in pytree.tree_leaves(expected) if leaf is not None]
+    found_leaves = [leaf for leaf in flatten_output(found)[0] if leaf is not None]
+    expected_leaves = [leaf for leaf in flatten_output(expected)[0] if leaf is not None]
     if len(found_leaves) != len(expected_leaves):
         return Difference(0, 0, f"{len(found_leaves)} outputs instead of {len(expected_leaves)}")
     max_abs = max_rel = 0.0

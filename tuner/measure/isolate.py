@@ -131,7 +131,11 @@ class Isolated:
                 left = deadline - time.monotonic()
                 if left <= 0:
                     return None
-                if not selector.select(left):
+                # a process that it forked may hold the pipe open after its end
+                ended = self._process.poll() is not None
+                if not selector.select(0 if ended else min(left, 0.5)):
+                    if ended:
+                        return b""
                     continue
                 part = os.read(handle, 1 << 16)
                 if not part:

@@ -8,7 +8,7 @@ from functools import cached_property
 
 from cost_models.ceilings import Ceilings
 from cost_models.select import Selector
-from cost_models.times import graph_seconds, loop_seconds
+from cost_models.times import graph_seconds, prudent_extra_seconds
 from search_space.candidates import find_classes
 from search_space.classes import RegionClass
 from search_space.dim_rules import Probe
@@ -57,11 +57,10 @@ class Analysis:
 
     @property
     def extra_seconds(self) -> Callable[[RegionClass, int], float]:
-        """The roofline's difference, chunked less whole, over all occurrences of a class."""
+        """How much longer all occurrences of a class take in chunks, by the roofline."""
 
         def extra(item: RegionClass, chunk_size: int) -> float:
-            loop = item.loops[0]
-            chunked = loop_seconds(loop, chunk_size, self.ceilings)
-            return len(item.loops) * (chunked - loop_seconds(loop, loop.extent, self.ceilings))
+            once = prudent_extra_seconds(item.loops[0], chunk_size, self.ceilings)
+            return len(item.loops) * once
 
         return extra
