@@ -166,6 +166,7 @@ class _Campaign:
         self._samples: list[Sample] = []
 
     def run(self) -> CampaignResult:
+        self._progress.note("starting the measuring process and building the model")
         environment, ceilings = self._measurer.environment()
         self._progress.note(
             f"device {environment['device_name']}: {ceilings.copy_bytes_per_s / 1e9:.1f} GB/s, "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 
 
@@ -27,8 +27,8 @@ class Terminal:
             TimeElapsedColumn(),
             console=console,
         )
-        self._task = self._bars.add_task("starting", total=None)
-        self._total: int | None = None
+        self._task: TaskID | None = None
+        self._total = 0
 
     def __enter__(self) -> Terminal:
         self._bars.start()
@@ -48,7 +48,8 @@ class Terminal:
         self._task = self._bars.add_task(title, total=self._total)
 
     def step(self, text: str = "") -> None:
-        self._bars.advance(self._task)
+        if self._task is not None:
+            self._bars.advance(self._task)
         if text:
             self.note(text)
 
@@ -57,7 +58,5 @@ class Terminal:
 
     def _finish(self) -> None:
         """Steps that turned out not to be needed count as done."""
-        if self._total is None:
-            self._bars.remove_task(self._task)
-        else:
+        if self._task is not None:
             self._bars.update(self._task, completed=self._total)

@@ -1,0 +1,264 @@
+"""Selection under budgets: what is asked for is met, and close to the best there is."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import pytest
+
+from cost_models.ceilings import default_ceilings
+from cost_models.select import Cost, Selected, Selector, as_parameters
+from cost_models.times import graph_seconds, loop_seconds
+from experiments.subjects import gpt2
+from search_space.candidates import find_classes
+from search_space.classes import RegionClass
+from search_space.errors import BudgetError, CyclicPlan
+from search_space.plan import Choice, Plan
+from search_space.space import SearchSpace, make_plan, overlap
+from tests.tiny import analysed
+
+CPU = default_ceilings("cpu")
+
+
+def by_roofline(item: RegionClass, chunk_size: int) -> float:
+    loop = item.loops[0]
+    chunked = loop_seconds(loop, chunk_size, CPU)
+    return len(item.loops) * (chunked - loop_seconds(loop, loop.extent, CPU))
+
+
+def by_passes(item: RegionClass, chunk_size: int) -> float:
+    return 1e-5 * len(item.loops) * item.loops[0].passes(chunk_size)
+
+
+def constant(item: RegionClass, chunk_size: int) -> float:
+    return 1e-3
+
+
+def gain(item: RegionClass, chunk_size: int) -> float:
+    """Chunking makes everything faster, as it may where caches are small."""
+    return -1e-4 * len(item.loops) / chunk_size
+
+
+COSTS: dict[str, Cost] = {
+    "roofline": by_roofline, "passes": by_passes, "constant": constant, "gain": gain,
+}  # fmt: skip
+
+LOSSES = [pytest.param(COSTS[name], id=name) for name in COSTS if name != "gain"]
+"""Under these no choice pays for itself, so that the fastest plan is the unchunked one."""
+
+
+@pytest.fixture(scope="module")
+def space() -> SearchSpace:
+    """GPT-2 of width 64 at 128 tokens: 24 classes."""
+    model, inputs = gpt2(layers=2, width=64, heads=4, positions=256, vocabulary=101)
+    tiny = analysed(model, *inputs(128))
+    return SearchSpace(tiny.memory, find_classes(tiny.memory))
+
+
+@pytest.fixture(params=sorted(COSTS))
+def cost(request: pytest.FixtureRequest) -> Cost:
+    return COSTS[request.param]
+
+
+@pytest.fixture
+def selector(space: SearchSpace, cost: Cost) -> Selector:
+    return Selector(space, cost)
+
+
+def budgets(selector: Selector, steps: int = 12) -> list[int]:
+    """From the lowest peak to the unchunked one."""
+    low, high = selector.lowest().peak_bytes, selector.unchunked_bytes
+    assert low < high // 2
+    return [low + (high - low) * step // steps for step in range(steps + 1)]
+
+
+def check(space: SearchSpace, cost: Cost, found: Selected) -> None:
+    """A selection says of itself what the memory model and the cost say of its plan."""
+    assert found.plan.fingerprint == space.memory.graph.fingerprint
+    assert found.peak_bytes == space.memory.profile(found.plan.choices).peak_bytes
+    items = {item.regions: item for item in space.classes}
+    total = sum(cost(items[c.regions], c.chunk_size) for c in found.plan.choices)
+    assert found.extra_s == pytest.approx(total, abs=1e-12)
+    grids = dict(zip((item.regions for item in space.classes), space.grids, strict=True))
+    assert all(choice.chunk_size in grids[choice.regions] for choice in found.plan.choices)
+
+
+def test_every_budget_is_met(space: SearchSpace, cost: Cost, selector: Selector) -> None:
+    for budget in budgets(selector):
+        found = selector.within(budget)
+        assert found.peak_bytes <= budget
+        check(space, cost, found)
+
+
+def test_the_lowest_is_as_low_as_any(space: SearchSpace, cost: Cost, selector: Selector) -> None:
+    lowest = selector.lowest()
+    check(space, cost, lowest)
+    assert all(lowest.peak_bytes <= selector.within(b).peak_bytes for b in budgets(selector))
+
+
+def test_a_budget_of_the_whole_peak_leaves_the_model_alone(
+    space: SearchSpace, selector: Selector
+) -> None:
+    for budget in (selector.unchunked_bytes, selector.unchunked_bytes + 1, 2**60):
+        found = selector.within(budget)
+        assert found == Selected(
+            Plan(space.memory.graph.fingerprint), selector.unchunked_bytes, 0.0
+        )
+
+
+def test_a_budget_just_below_the_peak_is_not_ignored(selector: Selector) -> None:
+    found = selector.within(selector.unchunked_bytes - 1)
+    assert found.plan.choices
+    assert found.peak_bytes < selector.unchunked_bytes
+
+
+@pytest.mark.parametrize("impossible", [0, 1, 1000])
+def test_what_cannot_be_met_says_what_can(impossible: int, selector: Selector) -> None:
+    with pytest.raises(BudgetError, match="no plan fits") as caught:
+        selector.within(impossible)
+    lowest = caught.value.lowest_bytes
+    assert impossible < lowest == selector.lowest().peak_bytes
+    assert str(lowest) in str(caught.value)
+    assert selector.within(lowest).peak_bytes <= lowest
+
+
+def test_nothing_is_lower_than_the_lowest(selector: Selector) -> None:
+    lowest = selector.lowest().peak_bytes
+    for budget in (lowest - 1, int(lowest * 0.99), int(lowest * 0.9), lowest // 2):
+        with pytest.raises(BudgetError) as caught:
+            selector.within(budget)
+        assert caught.value.lowest_bytes == lowest
+
+
+@pytest.mark.parametrize("cost", LOSSES)
+def test_no_choice_can_be_left_out(space: SearchSpace, cost: Cost) -> None:
+    selector = Selector(space, cost)
+    for budget in budgets(selector, 6):
+        found = selector.within(budget)
+        for place in range(len(found.plan.choices)):
+            rest = (*found.plan.choices[:place], *found.plan.choices[place + 1 :])
+            assert space.memory.profile(rest).peak_bytes > budget
+
+
+def test_a_limit_of_time_is_kept(space: SearchSpace) -> None:
+    selector = Selector(space, by_roofline)
+    whole_s = graph_seconds(space.memory.graph, CPU)
+    free = selector.lowest()
+    assert free.extra_s > 0.5 * whole_s, "else no limit below would bite"
+    peaks = []
+    for slowdown in (1.0, 1.02, 1.1, 1.5, 3.0, 100.0):
+        found = selector.lowest(whole_s, slowdown)
+        assert found.extra_s <= (slowdown - 1) * whole_s
+        peaks.append(found.peak_bytes)
+    assert peaks == sorted(peaks, reverse=True)
+    assert peaks[0] > peaks[-1] == free.peak_bytes
+
+
+def test_two_selectors_agree(space: SearchSpace, cost: Cost) -> None:
+    # and what was asked before does not matter
+    first, second = Selector(space, cost), Selector(space, cost)
+    wanted = budgets(first, 6)
+    forwards = [first.within(budget) for budget in wanted]
+    backwards = [second.within(budget) for budget in reversed(wanted)]
+    assert forwards == backwards[::-1]
+    assert first.lowest() == second.lowest()
+
+
+def test_each_cost_is_asked_for_once(space: SearchSpace) -> None:
+    asked: list[tuple[str, int]] = []
+
+    def cost(item: RegionClass, chunk_size: int) -> float:
+        asked.append((item.key, chunk_size))
+        return by_roofline(item, chunk_size)
+
+    selector = Selector(space, cost)
+    for budget in budgets(selector, 4):
+        selector.within(budget)
+    assert asked
+    assert len(set(asked)) == len(asked)
+
+
+def test_a_space_without_classes_has_the_model_alone(space: SearchSpace) -> None:
+    selector = Selector(SearchSpace(space.memory, ()), by_roofline)
+    assert selector.lowest().plan.choices == ()
+    with pytest.raises(BudgetError) as caught:
+        selector.within(selector.unchunked_bytes - 1)
+    assert caught.value.lowest_bytes == selector.unchunked_bytes
+
+
+def test_a_setting_becomes_parameters(space: SearchSpace) -> None:
+    first, second = space.classes[:2]
+    assert as_parameters(((first, 4), (second, 2))) == {first.key: 4, second.key: 2}
+
+
+Outcome = tuple[int, float, Plan]
+
+
+def outcomes(space: SearchSpace, cost: Cost) -> list[Outcome]:
+    """Peak, extra time and plan of everything that can be chosen."""
+    found = []
+    for sizes in itertools.product(*((0, *grid) for grid in space.grids)):
+        setting = [
+            (item, size) for item, size in zip(space.classes, sizes, strict=True) if size
+        ]
+        if any(overlap(a, b) for (a, _), (b, _) in itertools.combinations(setting, 2)):
+            continue
+        plan = make_plan(
+            space.memory.graph.fingerprint, [Choice(item.regions, size) for item, size in setting]
+        )
+        try:
+            peak = space.memory.profile(plan.choices).peak_bytes
+        except CyclicPlan:
+            continue
+        found.append((peak, sum(cost(item, size) for item, size in setting), plan))
+    return found
+
+
+def triples(space: SearchSpace) -> list[tuple[RegionClass, ...]]:
+    """Every 40th triple of classes of which two or more can be chosen together."""
+    found = [
+        triple
+        for triple in itertools.combinations(space.classes, 3)
+        if sum(not overlap(a, b) for a, b in itertools.combinations(triple, 2)) >= 2
+    ]
+    assert len(found) > 200
+    return found[::40]
+
+
+def test_what_is_feasible_is_found(space: SearchSpace, cost: Cost) -> None:
+    missed = []
+    for triple in triples(space):
+        small = SearchSpace(space.memory, triple)
+        every = outcomes(small, cost)
+        selector = Selector(small, cost)
+        for budget in sorted({peak for peak, _, _ in every}):
+            try:
+                assert selector.within(budget).peak_bytes <= budget
+            except BudgetError as error:
+                missed.append((budget, error.lowest_bytes, [item.key for item in triple]))
+    assert not missed
+
+
+@pytest.mark.parametrize("cost", LOSSES)
+def test_what_is_found_is_close_to_the_best(space: SearchSpace, cost: Cost) -> None:
+    worse = []
+    together = 0
+    for triple in triples(space):
+        small = SearchSpace(space.memory, triple)
+        every = outcomes(small, cost)
+        selector = Selector(small, cost)
+        for budget in quantiles([peak for peak, _, _ in every]):
+            fitting = [(extra, plan) for peak, extra, plan in every if peak <= budget]
+            best, plan = min(fitting, key=lambda pair: pair[0])
+            together += len(plan.choices) > 1
+            found = selector.within(budget)
+            if found.extra_s > 1.25 * best + 1e-12:
+                worse.append((found.extra_s, best, budget, [item.key for item in triple]))
+    assert not worse
+    assert together > 10, "else each class could be judged alone"
+
+
+def quantiles(peaks: Sequence[int]) -> list[int]:
+    ordered = sorted(set(peaks))
+    return [ordered[(len(ordered) - 1) * step // 6] for step in range(7)]

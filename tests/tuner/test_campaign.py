@@ -1,0 +1,162 @@
+"""Campaigns from YAML to the plan database, with real runs in real processes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from search_space.errors import BudgetError, ConfigError, MeasurementError
+from tests.tuner.campaigns import campaign
+from tests.tuner.small_factory import blocks
+from tuner import apply
+from tuner.campaign import CampaignResult, run_campaign
+from tuner.config import parse_config
+from tuner.database import read_database
+from tuner.ledger import read_ledger
+
+
+class Notes:
+    """Keeps what a campaign says."""
+
+    def __init__(self) -> None:
+        self.phases: list[str] = []
+        self.texts: list[str] = []
+
+    def phase(self, title: str, total: int) -> None:
+        assert total >= 0
+        self.phases.append(title)
+
+    def step(self, text: str = "") -> None:
+        self.texts.append(text)
+
+    def note(self, text: str) -> None:
+        self.texts.append(text)
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, CampaignResult, Notes]:
+    """One campaign of two lengths, run once for all tests here."""
+    folder = tmp_path_factory.mktemp("campaign")
+    notes = Notes()
+    result = run_campaign(parse_config(campaign(folder), folder), notes)
+    return folder, result, notes
+
+
+Tuned = tuple[Path, CampaignResult, Notes]
+
+
+def test_every_budget_is_met_by_a_confirmed_plan(tuned: Tuned) -> None:
+    _, result, _ = tuned
+    assert [one.length for one in result.lengths] == [96, 160]
+    for one in result.lengths:
+        for budget in one.budgets:
+            assert budget.row is not None
+            if budget.limit_bytes is not None:
+                assert budget.row.peak_bytes <= budget.limit_bytes
+            assert budget.row in one.frontier
+
+
+def test_predicted_peaks_are_within_five_percent_of_measured_ones(tuned: Tuned) -> None:
+    _, result, _ = tuned
+    runs = [run for one in result.lengths for run in one.confirmed]
+    assert len(runs) >= 6
+    for run in runs:
+        assert run.status == "ok", run.reason
+        assert run.predicted_bytes == pytest.approx(run.peak_bytes, rel=0.05)
+
+
+def test_the_frontier_ascends_in_memory_and_is_backed_by_the_ledger(tuned: Tuned) -> None:
+    folder, result, _ = tuned
+    records = list(read_ledger(folder / "runs" / "ledger.jsonl"))
+    kinds = Counter(record["kind"] for record in records)
+    assert kinds["campaign"] == 1
+    assert kinds["environment"] == 1
+    assert kinds["baseline"] == 2
+    assert kinds["region"] >= 4
+    measured = {record["peak_bytes"] for record in records if record["kind"] == "plan"}
+    for one in result.lengths:
+        peaks = [row.peak_bytes for row in one.frontier]
+        assert peaks == sorted(peaks)
+        assert set(peaks) <= measured
+
+
+def test_the_resolved_configuration_is_stored(tuned: Tuned) -> None:
+    folder, _, _ = tuned
+    stored = yaml.safe_load((folder / "runs" / "config.yaml").read_text(encoding="utf-8"))
+    assert stored["search"] == {"sampler": "tpe", "n_trials": 40, "seed": 0, "rounds": 2}
+    assert stored["device"] == "cpu"
+    assert parse_config(stored, folder).plain() == stored
+
+
+def test_the_cost_model_used_and_its_score_are_told(tuned: Tuned) -> None:
+    _, result, notes = tuned
+    assert set(result.scores) == {"learned", "roofline", "macro_micro"}
+    assert result.model_used in result.scores
+    for score in result.scores.values():
+        assert score.samples >= 12
+        assert score.held_out == "lengths"
+    (told,) = [text for text in notes.texts if text.startswith("cost model used")]
+    assert result.model_used in told
+    assert "capture and analysis" in notes.phases
+
+
+def test_apply_uses_the_database_and_gives_the_same_numbers(tuned: Tuned) -> None:
+    folder, result, _ = tuned
+    model, inputs = blocks()
+    model.eval()
+    args, _ = inputs(160)
+    fast = apply(model, args, plans=folder / "plans", memory_budget=0.5)
+    assert "tuned at 160" in fast.explain()
+    row = result.lengths[1].budgets[0].row
+    assert row is not None
+    assert fast.plan == row.plan
+    for length in (160, 96, 159, 33):
+        args, _ = inputs(length)
+        with torch.no_grad():
+            torch.testing.assert_close(fast(*args), model(*args), rtol=1e-5, atol=1e-5)
+    # without a budget the campaign's first one, which the file records, holds
+    args, _ = inputs(160)
+    assert apply(model, args, plans=folder / "plans").plan == row.plan
+
+
+def test_a_second_campaign_adds_to_the_database(tuned: Tuned, tmp_path: Path) -> None:
+    folder, _, _ = tuned
+    values = campaign(tmp_path, seq_lens=[64], plans=str(folder / "plans"), budgets=[0.6])
+    values["search"]["rounds"] = 1
+    values["cost_model"]["timings_s"] = 0
+    result = run_campaign(parse_config(values, tmp_path))
+    assert result.scores == {}, "nothing was timed, so that nothing can be scored"
+    (file,) = read_database(folder / "plans")
+    (graph,) = file.graphs
+    assert [entry.length for entry in graph.lengths] == [64, 96, 160]
+
+
+def test_a_budget_that_no_plan_meets_stops_before_anything_is_measured(tmp_path: Path) -> None:
+    values = campaign(tmp_path, budgets=[0.5, 0.01], seq_lens=[96])
+    with pytest.raises(BudgetError, match=r"budget 0\.01 at length 96.*lowest known needs"):
+        run_campaign(parse_config(values, tmp_path))
+    kinds = {record["kind"] for record in read_ledger(tmp_path / "runs" / "ledger.jsonl")}
+    assert kinds == {"campaign", "environment"}
+    assert not (tmp_path / "plans").exists()
+
+
+def test_a_model_whose_output_varies_is_not_confirmed(tmp_path: Path) -> None:
+    values = campaign(tmp_path, seq_lens=[64], budgets=["min"])
+    values["model"]["factory"] = values["model"]["factory"].replace("blocks", "unsteady")
+    with pytest.raises(MeasurementError, match="no plan could be confirmed"):
+        run_campaign(parse_config(values, tmp_path))
+    statuses = [r["status"] for r in read_ledger(tmp_path / "runs" / "ledger.jsonl")
+                if r["kind"] == "plan"]  # fmt: skip
+    assert statuses
+    assert set(statuses) == {"wrong_output"}
+
+
+def test_a_factory_that_fails_in_the_measuring_process_is_a_config_error(tmp_path: Path) -> None:
+    values = campaign(tmp_path)
+    values["model"]["kwargs"] = {"width": "many"}
+    with pytest.raises(ConfigError, match=r"model\.factory"):
+        run_campaign(parse_config(values, tmp_path))

@@ -1,0 +1,159 @@
+"""Which of the confirmed plans are kept."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from search_space.plan import Choice, Plan, Region
+from tuner.database import PlanRow
+from tuner.frontier import NOISE, best_within, frontier
+
+FIRST, SECOND = Region((10, 11), (0, 0)), Region((20, 21), (0, 0))
+UNCHANGED = Plan("f")
+
+
+def row(peak: int, ratio: float, *choices: Choice) -> PlanRow:
+    return PlanRow(Plan("f", choices), peak, peak, 10 * ratio, ratio, ratio - 0.01, ratio + 0.01)
+
+
+def test_nothing_has_no_frontier() -> None:
+    assert frontier([]) == ()
+    assert best_within([], None) is None
+    assert best_within([], 10) is None
+
+
+def test_dominated_rows_are_dropped() -> None:
+    low, middle, high = row(10, 1.5), row(20, 1.2), row(30, 1.0)
+    slower, larger, both = row(20, 1.6), row(31, 1.2), row(40, 2.0)
+    assert frontier([both, high, slower, low, larger, middle]) == (low, middle, high)
+
+
+def test_a_higher_peak_must_be_faster_by_more_than_the_noise() -> None:
+    low = row(10, 1.0)
+    assert frontier([low, row(20, 1.0)]) == (low,)
+    assert frontier([low, row(20, 1.0 - 0.9 * NOISE)]) == (low,)
+    faster = row(20, 1.0 - 1.1 * NOISE)
+    assert frontier([low, faster]) == (low, faster)
+    assert frontier([low, faster], noise=0.5) == (low,)
+
+
+def test_small_steps_add_up() -> None:
+    # each is within the noise of the one before, but the third is not of the first
+    rows = [row(10, 1.0), row(20, 0.985), row(30, 0.97)]
+    assert frontier(rows) == (rows[0], rows[2])
+
+
+def test_of_equals_the_plan_with_fewer_choices_is_kept() -> None:
+    none, one = row(10, 1.0), row(10, 1.0, Choice((FIRST,), 4))
+    two = row(10, 1.0, Choice((FIRST,), 4), Choice((SECOND,), 4))
+    assert frontier([two, one]) == (one,)
+    assert frontier([two, none, one]) == (none,)
+
+
+def test_of_equals_the_plan_with_larger_chunks_is_kept() -> None:
+    small, large = row(10, 1.0, Choice((FIRST,), 4)), row(10, 1.0, Choice((FIRST,), 8))
+    assert frontier([small, large]) == (large,)
+    assert best_within([small, large], 10) == large
+
+
+def test_of_equals_the_earlier_region_is_kept() -> None:
+    early, late = row(10, 1.0, Choice((FIRST,), 4)), row(10, 1.0, Choice((SECOND,), 4))
+    assert frontier([late, early]) == (early,)
+
+
+def test_a_budget_takes_the_fastest_that_fits() -> None:
+    rows = [row(10, 1.5), row(20, 1.2), row(30, 1.0)]
+    assert best_within(rows, 30) == rows[2]
+    assert best_within(rows, 29) == rows[1]
+    assert best_within(rows, 10) == rows[0]
+    assert best_within(rows, 9) is None
+
+
+def test_no_budget_takes_the_lowest_peak() -> None:
+    rows = [row(30, 1.0), row(10, 1.5), row(20, 1.2)]
+    assert best_within(rows, None) == rows[1]
+
+
+REGIONS = (FIRST, SECOND, Region((10, 11), (1, 1)), Region((10, 11), (0, 1)))
+"""The third and fourth own the first one's nodes, and slice them at other dimensions."""
+
+
+@st.composite
+def rows(draw: st.DrawFn) -> PlanRow:
+    """Rows that often tie: few peaks, ratios in steps of half the noise or finer."""
+    ratio = draw(st.integers(1, 400).map(lambda n: n / 100) | st.floats(0.05, 3.0))
+    region = draw(st.sampled_from((None, *REGIONS)))
+    choices = () if region is None else (Choice((region,), draw(st.integers(2, 4))),)
+    return row(draw(st.integers(1, 4)), ratio, *choices)
+
+
+Ordered = tuple[list[PlanRow], list[PlanRow]]
+
+
+@st.composite
+def orders(draw: st.DrawFn) -> Ordered:
+    """Rows of distinct plans, in two orders."""
+    found = draw(st.lists(rows(), max_size=8, unique_by=lambda one: one.plan))
+    return found, draw(st.permutations(found))
+
+
+def choice(region: Region) -> Choice:
+    return Choice((region,), 4)
+
+
+@settings(max_examples=300, derandomize=True, deadline=None)
+@example(([row(1, 1.0, choice(REGIONS[0])), row(1, 1.0, choice(REGIONS[2]))],
+          [row(1, 1.0, choice(REGIONS[2])), row(1, 1.0, choice(REGIONS[0]))]))  # fmt: skip
+@given(orders())
+def test_the_order_of_rows_does_not_matter(both: Ordered) -> None:
+    first, second = both
+    assert frontier(first) == frontier(second)
+    for budget in (None, 0, 1, 2, 3, 4):
+        assert best_within(first, budget) == best_within(second, budget)
+
+
+@settings(max_examples=300, derandomize=True, deadline=None)
+@example([row(1, 0.2049), row(1, 0.1951, choice(FIRST))])
+@given(st.lists(rows(), max_size=8, unique_by=lambda one: one.plan))
+def test_a_frontier_ascends_in_peak_and_descends_in_time(found: list[PlanRow]) -> None:
+    kept = frontier(found)
+    assert all(one in found for one in kept)
+    for lower, higher in zip(kept, kept[1:], strict=False):
+        assert lower.peak_bytes < higher.peak_bytes
+        assert higher.ratio < lower.ratio * (1 - NOISE)
+    assert frontier(kept) == kept
+
+
+@settings(max_examples=300, derandomize=True, deadline=None)
+@given(st.lists(rows(), min_size=1, max_size=8, unique_by=lambda one: one.plan))
+def test_nothing_dropped_is_better_by_more_than_the_noise(found: list[PlanRow]) -> None:
+    # canonical order rounds ratios to hundredths, so that much more may be lost to a tie
+    kept = frontier(found)
+    for one in found:
+        assert any(
+            better.peak_bytes <= one.peak_bytes
+            and better.ratio * (1 - NOISE) <= one.ratio + 0.0101
+            for better in kept
+        )
+
+
+@settings(max_examples=300, derandomize=True, deadline=None)
+@given(st.lists(rows(), max_size=8), st.integers(0, 5))
+def test_the_best_within_a_budget_is_the_fastest_that_fits(
+    found: list[PlanRow], budget: int
+) -> None:
+    best = best_within(found, budget)
+    fitting = [one for one in found if one.peak_bytes <= budget]
+    assert (best is None) == (not fitting)
+    if best is not None:
+        assert best in fitting
+        assert best.ratio == min(one.ratio for one in fitting)
+
+
+def test_rows_are_given_back_as_they_are() -> None:
+    odd = replace(row(10, 1.0), predicted_bytes=3, latency_ms=0.125, ratio_low=0.5, ratio_high=2.0)
+    assert frontier([odd]) == (odd,)
+    assert frontier([odd])[0] is odd
