@@ -24,7 +24,7 @@ import torch
 
 from cost_models.select import mib
 from experiments import subjects
-from tuner import apply
+from tuner import Applied, apply
 from tuner.measure.backends import backend_for, resolve_device
 from tuner.measure.compare import compare
 from tuner.measure.protocol import Repeats
@@ -40,12 +40,38 @@ class Bar:
     kwargs: tuple[tuple[str, Any], ...]
     length: int
     budget: float
+    others: tuple[tuple[int, int], ...] = ()
+    """Lengths and batches that the same object must serve as well."""
 
 
 BARS = (
-    Bar("GPT-2, 2 layers, S=2048, eager", "gpt2", (("layers", 2),), 2048, 0.25),
+    Bar(
+        "GPT-2, 2 layers, S=2048, eager",
+        "gpt2",
+        (("layers", 2),),
+        2048,
+        0.25,
+        others=((2047, 1), (2048, 3)),
+    ),
     Bar("ViT-L width, 2 layers, 384 px, eager", "vit", (("layers", 2),), 384, 0.4),
 )
+
+
+def check_others(bar: Bar, device: str, fast: Applied) -> str:
+    """Outputs at other lengths and batches, through the same object."""
+    found = []
+    for length, batch in bar.others:
+        _, inputs = getattr(subjects, bar.factory)(**{**dict(bar.kwargs), "batch": batch})
+        args, kwargs = inputs(length)
+        args = tuple(tensor.to(device) for tensor in args)
+        with torch.no_grad():
+            expected = fast.model(*args, **kwargs)
+        difference = compare(fast(*args, **kwargs), expected, 1e-5, 1e-5)
+        found.append(
+            f"length {length}, batch {batch}: {difference.reason or 'equal'} "
+            f"({difference.max_abs:.2g})"
+        )
+    return "; ".join(found)
 
 
 def measure(bar: Bar, device: str, pairs: int) -> str:
@@ -56,6 +82,7 @@ def measure(bar: Bar, device: str, pairs: int) -> str:
     args, kwargs = inputs(bar.length)
     args = tuple(tensor.to(device) for tensor in args)
     fast = apply(model, args, kwargs, memory_budget=bar.budget)
+    predicted = fast.predicted_peak_bytes
 
     def eager() -> Any:
         with torch.no_grad():
@@ -70,13 +97,14 @@ def measure(bar: Bar, device: str, pairs: int) -> str:
         {"eager": eager, "chunked": lambda: fast(*args, **kwargs)},
         Repeats(2, pairs, pairs),
     )
+    others = check_others(bar, device, fast)
     times = ratio(samples["chunked"].decisive_ms, samples["eager"].decisive_ms)
     return (
         f"{bar.name}: budget {bar.budget}, peak {mib(after.activation_bytes)} of "
         f"{mib(before.activation_bytes)} = {after.activation_bytes / before.activation_bytes:.4f}x "
-        f"(predicted {mib(fast.predicted_peak_bytes)}); time {times.median:.3f}x "
+        f"(predicted {mib(predicted)}); time {times.median:.3f}x "
         f"({times.low:.3f} to {times.high:.3f}, {pairs} pairs); largest difference "
-        f"{difference.max_abs:.2g}"
+        f"{difference.max_abs:.2g}" + (f"; {others}" if others else "")
     )
 
 

@@ -64,7 +64,7 @@ def test_a_constant_prediction_orders_no_pair() -> None:
 
 @pytest.mark.parametrize("order", [[0, 1, 2, 3], [3, 2, 1, 0], [2, 0, 3, 1]])
 def test_a_constant_prediction_gets_no_credit_from_the_order(order: list[int]) -> None:
-    # a model that is blind to chunking does not find the fastest because it happens to stand first
+    # who is blind to chunking does not know the fastest, even where it happens to stand first
     truth = [TRUTH["a"][place] for place in order]
     found = scored(samples({"a": truth}), [0.2] * 4)
     assert found.regret > 0
@@ -211,10 +211,9 @@ def test_the_model_of_the_least_regret_is_chosen_and_fitted_to_all(turned: bool)
 
 
 def test_ranks_break_ties_of_regret() -> None:
-    same = dict(held_out="lengths", samples=9, pairs=9, spearman=0.0, error=0.0, coverage=1.0)
-    better = Score("a", regret=0.101, pairwise_accuracy=0.9, **same)  # type: ignore[arg-type]
-    worse = Score("b", regret=0.099, pairwise_accuracy=0.8, **same)  # type: ignore[arg-type]
-    least = Score("c", regret=0.05, pairwise_accuracy=0.5, **same)  # type: ignore[arg-type]
+    better = Score("a", "lengths", 9, 9, 0.9, 0.0, regret=0.101, error=0.0, coverage=1.0)
+    worse = replace(better, pairwise_accuracy=0.8, regret=0.099)
+    least = replace(better, pairwise_accuracy=0.5, regret=0.05)
     assert least.merit > better.merit > worse.merit
 
 

@@ -215,15 +215,15 @@ def outcomes(space: SearchSpace, cost: Cost) -> list[Outcome]:
     return found
 
 
-def triples(space: SearchSpace) -> list[tuple[RegionClass, ...]]:
-    """Every 40th triple of classes of which two or more can be chosen together."""
+def triples(space: SearchSpace) -> Sequence[tuple[RegionClass, ...]]:
+    """Every 60th triple of classes of which two or more can be chosen together."""
     found = [
         triple
         for triple in itertools.combinations(space.classes, 3)
         if sum(not overlap(a, b) for a, b in itertools.combinations(triple, 2)) >= 2
     ]
     assert len(found) > 200
-    return found[::40]
+    return found[::60]
 
 
 def test_what_is_feasible_is_found(space: SearchSpace, cost: Cost) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
@@ -242,4 +242,4 @@ def test_a_device_that_nobody_knows_is_taken_for_a_cpu() -> None:
 )
 def test_a_ceiling_of_nothing_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="positive"):
-        replace(CPU, **{name: 0.0})
+        Ceilings(**{**asdict(CPU), name: 0.0})

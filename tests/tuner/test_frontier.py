@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -121,7 +122,7 @@ def test_the_order_of_rows_does_not_matter(both: Ordered) -> None:
 def test_a_frontier_ascends_in_peak_and_descends_in_time(found: list[PlanRow]) -> None:
     kept = frontier(found)
     assert all(one in found for one in kept)
-    for lower, higher in zip(kept, kept[1:], strict=False):
+    for lower, higher in pairwise(kept):
         assert lower.peak_bytes < higher.peak_bytes
         assert higher.ratio < lower.ratio * (1 - NOISE)
     assert frontier(kept) == kept

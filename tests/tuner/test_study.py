@@ -168,7 +168,7 @@ def below(found: tuple[Proposal, ...], budget: int) -> float:
 
 @pytest.mark.parametrize("sampler", ["tpe", "nsga2"])
 def test_a_budget_turns_the_sampler_to_plans_below_it(sampler: str, space: SearchSpace) -> None:
-    config = replace(CONFIG, sampler=sampler, n_trials=150)
+    config = replace(CONFIG, sampler=sampler, n_trials=100)
     free = propose(space, Predictor(space), config)
     peaks = sorted(p.prediction.peak_bytes for p in free)
     budget = peaks[len(peaks) // 4]
@@ -184,15 +184,10 @@ def test_a_budget_that_nothing_meets_stops_nobody(sampler: str, space: SearchSpa
     assert len(propose(space, Predictor(space), config, loosest_budget_bytes=1)) > 2
 
 
-def test_the_study_is_better_than_chance_at_both_ends(space: SearchSpace) -> None:
-    """The multi-objective samplers find lower peaks than the first plans of the exhaustive one."""
-    config = replace(CONFIG, n_trials=150)
-    found = {
-        sampler: min(
-            p.prediction.peak_bytes
-            for p in propose(space, Predictor(space), replace(config, sampler=sampler))
-        )
-        for sampler in SAMPLERS
-    }
-    assert found["tpe"] < found["exhaustive"]
-    assert found["nsga2"] < found["exhaustive"]
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2"])
+def test_a_sampler_finds_lower_peaks_than_counting_does(sampler: str, space: SearchSpace) -> None:
+    def lowest(name: str) -> int:
+        config = replace(CONFIG, sampler=name, n_trials=100)
+        return min(p.prediction.peak_bytes for p in propose(space, Predictor(space), config))
+
+    assert lowest(sampler) < lowest("exhaustive")
