@@ -23,6 +23,10 @@ FEWEST = 12
 """With fewer samples the model answers as the roofline does."""
 
 
+_LEAST_SPREAD = 1e-3
+"""Of a log ratio: nobody knows a time better."""
+
+
 @dataclass(frozen=True)
 class Learned:
     """The learned model; unfitted it answers as the roofline does."""
@@ -68,5 +72,5 @@ class Learned:
         forest, line = by_tree.mean(axis=0), self._line.predict(vectors)
         mean = vectors[:, 0] + 0.5 * (forest + line)
         disagreement = 0.5 * np.abs(forest - line)
-        spread = np.sqrt(by_tree.var(axis=0) + disagreement**2 + self._residual**2)
+        spread = np.sqrt(by_tree.var(axis=0) + disagreement**2 + self._residual**2) + _LEAST_SPREAD
         return [Estimate(float(m), float(s)) for m, s in zip(mean, spread, strict=True)]

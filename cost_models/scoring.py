@@ -101,8 +101,9 @@ def score(
                 agree = (mean[i] - mean[j]) * (truth[i] - truth[j])
                 right += 1.0 if agree > 0 else 0.5 if agree == 0 else 0.0
         best = min(places, key=lambda i: truth[i])
-        first = min(places, key=lambda i: mean[i])
-        regrets.append(float(np.exp(truth[first] - truth[best]) - 1))
+        # of several that the model ranks first alike, any may be taken
+        first = [i for i in places if mean[i] <= mean[places].min() + 1e-12]
+        regrets.append(float(np.mean(np.exp(truth[first] - truth[best]) - 1)))
         if len(places) > 2 and np.ptp(truth[places]) > 0 and np.ptp(mean[places]) > 0:
             ranks.append(float(spearmanr(truth[places], mean[places]).statistic))
     return Score(

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from search_space.classes import RegionClass
 from search_space.errors import BudgetError, CyclicPlan
@@ -48,29 +49,35 @@ class Selector:
         self._costs: dict[tuple[str, int], float] = {}
 
     def within(self, budget_bytes: int) -> Selected:
-        """The plan predicted fastest within the budget.
+        """The plan that costs least within the budget; nothing is chunked for speed alone.
 
         Raises:
             BudgetError: no plan fits; it carries the lowest peak that was found.
         """
-        setting = self._descend((), budget_bytes)
-        if self._excess(setting, budget_bytes):
-            lowest = self.lowest()
-            if lowest.peak_bytes > budget_bytes:
-                raise BudgetError(
-                    f"no plan fits {mib(budget_bytes)} of activations: the lowest known needs "
-                    f"{mib(lowest.peak_bytes)}, of {mib(self.unchunked_bytes)} unchunked. Ask for "
-                    f"at least {lowest.peak_bytes} bytes",
-                    lowest_bytes=lowest.peak_bytes,
-                )
-            return self._selected(self._relax(self._lowest_setting(None), budget_bytes))
-        return self._selected(self._relax(setting, budget_bytes))
+        for weigh in (True, False):
+            setting = self._descend((), budget_bytes, weigh)
+            if not self._excess(setting, budget_bytes):
+                return self._selected(self._relax(setting, budget_bytes))
+        least = self._least
+        lowest_bytes = self._peak(least)
+        if lowest_bytes > budget_bytes:
+            raise BudgetError(
+                f"no plan fits {mib(budget_bytes)} of activations: the lowest known needs "
+                f"{mib(lowest_bytes)}, of {mib(self.unchunked_bytes)} unchunked. Ask for "
+                f"at least {lowest_bytes} bytes",
+                lowest_bytes=lowest_bytes,
+            )
+        return self._selected(self._relax(least, budget_bytes))
 
     def lowest(self, unchunked_s: float | None = None, slowdown: float = 1.5) -> Selected:
         """The plan of the lowest peak; where the unchunked time is given, of those predicted to
         take at most ``slowdown`` times as long."""
-        most = None if unchunked_s is None else (slowdown - 1) * unchunked_s
-        setting = self._lowest_setting(most)
+        if unchunked_s is None:
+            setting = self._least
+        else:
+            most = (slowdown - 1) * unchunked_s
+            found = [self._lowest_setting(weigh, most) for weigh in (True, False)]
+            setting = min(found, key=lambda s: (self._peak(s), self._extra(s)))
         return self._selected(self._relax(setting, self._peak(setting)))
 
     @property
@@ -78,21 +85,32 @@ class Selector:
         """The peak of the graph as captured."""
         return self.space.memory.profile().peak_bytes
 
-    def _lowest_setting(self, most_extra_s: float | None) -> Setting:
-        setting: Setting = ()
-        best = setting
-        while True:
-            target = int(self._peak(best) * 0.93)
-            setting = self._descend(best, target)
-            if self._peak(setting) >= self._peak(best):
-                setting = self._descend((), target)
-            too_slow = most_extra_s is not None and self._extra(setting) > most_extra_s
-            if self._peak(setting) >= self._peak(best) or too_slow:
-                return best
-            best = setting
+    @cached_property
+    def _least(self) -> Setting:
+        """The lowest peak that is found at any price. What can be met must not depend on the cost,
+        so that one of the descents looks at bytes alone."""
+        found = [self._lowest_setting(weigh, None) for weigh in (False, True)]
+        return min(found, key=self._peak)
 
-    def _descend(self, setting: Setting, budget: int) -> Setting:
-        """Take the best move until nothing is above the budget, or no move helps."""
+    def _lowest_setting(self, weigh: bool, most_extra_s: float | None) -> Setting:
+        """Descend in steps, smaller ones where a larger one fails."""
+        best: Setting = ()
+        for step in (0.07, 0.02):
+            while True:
+                peak = self._peak(best)
+                target = int(peak * (1 - step))
+                setting = self._descend(best, target, weigh)
+                if self._peak(setting) >= peak:
+                    setting = self._descend((), target, weigh)
+                too_slow = most_extra_s is not None and self._extra(setting) > most_extra_s
+                if self._peak(setting) >= peak or too_slow:
+                    break
+                best = setting
+        return best
+
+    def _descend(self, setting: Setting, budget: int, weigh: bool = True) -> Setting:
+        """Take the best move until nothing is above the budget, or no move helps: the move that
+        removes most per added second, or, unless ``weigh``, that removes most."""
         excess = self._excess(setting, budget)
         while excess:
             best: tuple[float, int, Setting] | None = None
@@ -101,8 +119,9 @@ class Selector:
                 left = self._try_excess(moved, budget)
                 if left is None or left >= excess:
                     continue
-                # removed bytes per added second; what costs nothing or less is worth most
-                worth = (excess - left) / max(self._extra(moved) - now, 1e-6)
+                # what costs nothing or less is worth most
+                price = max(self._extra(moved) - now, 1e-6) if weigh else 1.0
+                worth = (excess - left) / price
                 if best is None or worth > best[0]:
                     best = (worth, left, moved)
             if best is None:

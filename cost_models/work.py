@@ -59,9 +59,19 @@ def _convolution(graph: SizedGraph, node: SizedNode) -> float:
     return 2.0 * node.output.numel * prod(weight[1:])
 
 
+def _transposed(graph: SizedGraph, node: SizedNode) -> float:
+    source, weight = (graph.nodes[node.refs[k][1]].output for k in (0, 1))
+    return 2.0 * source.numel * prod(weight.shape[1:])
+
+
 def _attention(graph: SizedGraph, node: SizedNode) -> float:
     query, key = (graph.nodes[node.refs[k][1]].output.shape for k in (0, 1))
     return 2.0 * (prod(query) * key[-2] + node.output.numel * key[-2])
+
+
+def _any_convolution(graph: SizedGraph, node: SizedNode) -> float:
+    flip = node.argument(6, "transposed", False)
+    return _transposed(graph, node) if flip else _convolution(graph, node)
 
 
 def _einsum(graph: SizedGraph, node: SizedNode) -> float:
@@ -69,7 +79,14 @@ def _einsum(graph: SizedGraph, node: SizedNode) -> float:
     terms, _, _ = equation.partition("->")
     sizes: dict[str, int] = {}
     for (_, ref), term in zip(node.refs, terms.split(","), strict=False):
-        sizes.update(zip(term, graph.nodes[ref].output.shape, strict=False))
+        shape = graph.nodes[ref].output.shape
+        before, dots, after = term.partition("...")
+        sizes.update(zip(before, shape, strict=False))
+        sizes.update(zip(reversed(after), reversed(shape), strict=False))
+        # what the dots stand for, counted from the right as broadcasting does
+        middle = shape[len(before) : len(shape) - len(after)] if dots else ()
+        for place, size in enumerate(reversed(middle)):
+            sizes[f".{place}"] = max(size, sizes.get(f".{place}", 1))
     return 2.0 * prod(sizes.values())
 
 
@@ -85,7 +102,10 @@ _PRODUCTS: dict[str, Callable[[SizedGraph, SizedNode], float]] = {
     "aten.conv1d": _convolution,
     "aten.conv2d": _convolution,
     "aten.conv3d": _convolution,
-    "aten.convolution": _convolution,
+    "aten.convolution": _any_convolution,
+    "aten.conv_transpose1d": _transposed,
+    "aten.conv_transpose2d": _transposed,
+    "aten.conv_transpose3d": _transposed,
     "aten.scaled_dot_product_attention": _attention,
 }
 

@@ -31,7 +31,7 @@ os.environ.update(QUIET)
 
 from cost_models.select import mib
 from experiments.figures import draw_frontiers
-from search_space.errors import AutoChunkError, BudgetError
+from search_space.errors import BudgetError
 from tuner.campaign import CampaignResult, LengthResult, run_campaign
 from tuner.config import parse_config
 from tuner.ledger import read_ledger
@@ -132,7 +132,7 @@ def run_case(case: Case, device: str, work: Path, plans: Path, *, tiny: bool) ->
             result = run_campaign(config)
         except BudgetError:
             continue
-        except AutoChunkError as error:
+        except Exception as error:  # one case's failure must not cost the others
             problem = f"{type(error).__name__}: {error}"
             return Done(case, time.monotonic() - started, None, problem, budgets)
         return Done(case, time.monotonic() - started, result, "", budgets)
@@ -191,10 +191,12 @@ def summary(done: Sequence[Done], tests: str, head: str) -> str:
                 f"{peak / max(eager, 1):.3f} | {row['predicted_bytes'] / peak - 1:+.2%} | "
                 f"{row['ratio']:.3f} ({row['ratio_low']:.3f} to {row['ratio_high']:.3f}) |"
             )
-    lines += ["", "Failed runs: " + (json.dumps({
-        one.case.name: _failures(one.result.lengths[0]) for one in done
+    failed = {
+        one.case.name: _failures(one.result.lengths[0])
+        for one in done
         if one.result is not None and _failures(one.result.lengths[0])
-    }) or "none")]  # fmt: skip
+    }
+    lines += ["", f"Failed runs: {json.dumps(failed) if failed else 'none'}"]
     return "\n".join(lines) + "\n"
 
 

@@ -49,6 +49,8 @@ class Budget:
         """The value as it stands in YAML; :func:`parse_budget` reads it back."""
         if self.fraction is not None:
             return self.fraction
+        if self.absolute_bytes == 1:
+            return "1B"  # a plain 1 means all of the eager peak
         return "min" if self.absolute_bytes is None else self.absolute_bytes
 
 

@@ -96,6 +96,10 @@ class MemoryModel:
             self._profiles[key] = self._profile(key)
         return self._profiles[key]
 
+    def forget(self) -> None:
+        """Drop the profiles kept so far; what a search asked for once is seldom asked again."""
+        self._profiles.clear()
+
     def active(self, choices: Sequence[Choice]) -> list[tuple[Choice, list[Loop]]]:
         """The choices that do something at this length, with their loops."""
         found = []

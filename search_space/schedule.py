@@ -27,13 +27,22 @@ def schedule(graph: SizedGraph, loops: Sequence[Loop]) -> tuple[Step, ...]:
     """The steps of the graph with these loops; nodes that only loops recompute do not appear.
 
     Raises:
-        CyclicPlan: the loops depend on each other in a cycle, or two of them own a node.
+        CyclicPlan: the loops depend on each other in a cycle, two of them own a node, or one reads
+            what another computes and does not give out.
     """
     inside: dict[int, int] = {}
     for place, loop in enumerate(loops):
         for node in loop.region.nodes:
             if node not in loop.region.recomputed and inside.setdefault(node, place) != place:
                 raise CyclicPlan(f"{graph.nodes[node].label} belongs to two chosen regions")
+    for loop in loops:
+        for entering in loop.inputs:
+            # a loop that computes a node again may read what another loop keeps to itself
+            owner = inside.get(entering.node)
+            if owner is not None and entering.node not in loops[owner].outputs:
+                raise CyclicPlan(
+                    f"{graph.nodes[entering.node].label} exists in slices only, in another loop"
+                )
     needed = _needed(graph, loops, inside)
     count = len(graph.nodes)
 

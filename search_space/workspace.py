@@ -66,8 +66,8 @@ def _matmul(call: Call) -> int:
     a, b = call.operands[:2]
     if len(a.layout.shape) < 2 or len(b.layout.shape) < 2:
         return 0
-    if len(b.layout.shape) == 2 and len(a.layout.shape) > 2:
-        return _rows_copy(a)
+    if len(b.layout.shape) == 2 and len(a.layout.shape) > 2 and not _rows_copy(a):
+        return 0  # one product of all rows; where rows cannot be read in place, a batch of products
     rank = max(len(a.layout.shape), len(b.layout.shape))
     batch = call.shape[: rank - 2]
     return _matrix_copy(a, batch) + _matrix_copy(b, batch)
@@ -86,6 +86,7 @@ def _rows_copy(operand: Operand) -> int:
 
 
 def _linear(call: Call) -> int:
+    # with weights that could take a gradient the framework folds rows, even where it must copy
     return _rows_copy(call.operands[0])
 
 
@@ -112,25 +113,72 @@ def _attention(call: Call) -> int:
     The block sizes are those of ATen's ``FlashAttentionKernel.cpp``: query blocks of 256, 64 or 32
     rows by length, key blocks of 512.
     """
-    if not call.device.startswith("cpu") or len(call.operands) < 3:
-        return _attention_cuda(call)
     query, key, value = call.operands[:3]
+    mask = call.operands[3] if len(call.operands) > 3 else None
     rows, head = query.layout.shape[-2:]
-    keys = key.layout.shape[-2]
+    keys, width = key.layout.shape[-2], value.layout.shape[-1]
     heads = prod(query.layout.shape[:-2])
+    if not _is_fused(call, query, key, value, mask):
+        return _attention_math(call, query, heads * rows * keys)
+    if not call.device.startswith("cpu"):
+        return _attention_cuda(query, mask)
     extra = 4 * heads * rows  # logsumexp
-    if len(call.operands) > 3 and call.operands[3].dtype == "bool":
-        extra += call.operands[3].layout.numel * ITEM_BYTES[query.dtype]
+    if mask is not None and mask.dtype == "bool":
+        extra += mask.layout.numel * ITEM_BYTES[query.dtype]
     block = 256 if rows >= 768 else 64 if rows >= 192 else 32
     block, key_block = min(block, rows), min(512, keys)
-    width = value.layout.shape[-1]
     per_thread = 4 * (block * key_block + 2 * block + block * max(head, width))
     return extra + per_thread * cpu_threads()
 
 
-def _attention_cuda(call: Call) -> int:
-    query = call.operands[0]
-    return 4 * prod(query.layout.shape[:-1])
+def _is_fused(
+    call: Call, query: Operand, key: Operand, value: Operand, mask: Operand | None
+) -> bool:
+    """Whether a fused kernel takes the call; where none does, all scores are stored."""
+    head, width = query.layout.shape[-1], value.layout.shape[-1]
+    operands = (query, key, value)
+    if any(len(one.layout.shape) != 4 or one.layout.strides[-1] != 1 for one in operands):
+        return False
+    if mask is not None and len(mask.layout.shape) not in (2, 4):
+        return False
+    if call.device.startswith("cpu"):
+        return head == width
+    aligned = 4 if ITEM_BYTES[query.dtype] == 4 else 8
+    return head % aligned == 0 and width % aligned == 0 and ITEM_BYTES[query.dtype] <= 4
+
+
+def _attention_math(call: Call, query: Operand, scores: int) -> int:
+    """Attention op by op. At its peak, in the softmax, alive are the scores and their softmax, a
+    bool for each score (is the whole row masked?), and a scaled copy of the query; the output is
+    not there yet. Half precision is computed in float32."""
+    item = max(ITEM_BYTES[query.dtype], 4)
+    output = prod(call.shape[:-1]) * call.operands[2].layout.shape[-1] * ITEM_BYTES[call.dtype]
+    return max(2 * scores * item + scores + query.layout.numel * item - output, 0)
+
+
+def _attention_cuda(query: Operand, mask: Operand | None) -> int:
+    """An upper bound for the fused CUDA kernels: logsumexp, and the mask converted to the query's
+    dtype and padded to the alignment that the memory-efficient kernel wants."""
+    extra = 4 * prod(query.layout.shape[:-1])
+    if mask is None:
+        return extra
+    item = ITEM_BYTES[query.dtype]
+    keys = mask.layout.shape[-1]
+    if mask.dtype == "bool":
+        extra += mask.layout.numel * item
+    if any(stride % 16 for stride in mask.layout.strides[:-1]) or mask.layout.strides[-1] != 1:
+        extra += mask.layout.numel // max(keys, 1) * (-(-keys // 16) * 16) * item
+    return extra
+
+
+def _rms_norm(call: Call) -> int:
+    """The squares, in the precision that the op computes in."""
+    return call.operands[0].layout.numel * max(ITEM_BYTES[call.dtype], 4)
+
+
+def _convolution(call: Call) -> int:
+    """A library's output in its own layout, converted afterwards."""
+    return prod(call.shape) * ITEM_BYTES[call.dtype]
 
 
 def cpu_threads() -> int:
@@ -150,6 +198,11 @@ _WORKSPACES: dict[str, Workspace] = {
     "aten.layer_norm": _layer_norm,
     "aten.native_layer_norm": _layer_norm,
     "aten.group_norm": _contiguous_first,
+    "aten.rms_norm": _rms_norm,
+    "aten.conv1d": _convolution,
+    "aten.conv2d": _convolution,
+    "aten.conv3d": _convolution,
+    "aten.convolution": _convolution,
     "aten.scaled_dot_product_attention": _attention,
 }
 

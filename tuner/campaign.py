@@ -28,7 +28,7 @@ from search_space.plan import Plan
 from search_space.probe import Prober
 from tuner.config import CampaignConfig
 from tuner.database import GraphEntry, LengthEntry, PlanRow, Reference, write_graph
-from tuner.frontier import best_within, frontier
+from tuner.frontier import SLOWEST, best_within, frontier
 from tuner.ledger import Ledger
 from tuner.measure.backends import resolve_device
 from tuner.measure.protocol import Samples, Status
@@ -40,10 +40,6 @@ from tuner.study import Proposal, propose
 
 FINALISTS = 8
 """Plans of a length that are timed in turns at the end, so that they can be compared."""
-
-SLOWEST_MINIMUM = 1.5
-"""``min`` means the lowest peak at no more than this many times the unchunked time."""
-
 
 @dataclass(frozen=True)
 class BudgetResult:
@@ -65,7 +61,8 @@ class LengthResult:
         budgets: one result a budget.
         frontier: the confirmed plans worth keeping, by peak.
         confirmed: every real run, in order.
-        memory_error: largest relative error of the predicted peaks; NaN without a run.
+        memory_error: largest relative error of the predicted peaks, against what was requested of
+            the allocator; NaN without a run.
     """
 
     length: int
@@ -105,7 +102,7 @@ class _Length:
 
     described: Described
     analysis: Analysis
-    limits: Mapping[Budget, int | None]
+    limits: dict[Budget, int | None]
     baseline: Baseline = Baseline("not run", "")
     reference: Plan | None = None
     whole_ms: dict[str, float] = field(default_factory=dict)
@@ -243,6 +240,7 @@ class _Campaign:
                 f"length {length}: eager {mib(one.baseline.peak_bytes)}, "
                 f"{median(one.baseline.eager.decisive_ms):.1f} ms"
             )
+            self._resolve_limits(one)
             return
         if one.baseline.status not in (Status.OOM, Status.TIMEOUT):
             raise MeasurementError(
@@ -264,6 +262,20 @@ class _Campaign:
         self._progress.step(
             f"length {length}: unchunked {one.baseline.status}; measured against the lowest plan"
         )
+
+    def _resolve_limits(self, one: _Length) -> None:
+        """Fractions are of the measured peak from here on, as they will be at inference."""
+        for budget in one.limits:
+            limit = budget.resolve(one.baseline.peak_bytes)
+            one.limits[budget] = limit
+            try:
+                if limit is not None:
+                    one.analysis.selector.within(limit)
+            except BudgetError as error:
+                self._progress.note(
+                    f"length {one.described.length}: of the measured peak, budget {budget} is too "
+                    f"little: {error}"
+                )
 
     def _time_regions(self, lengths: Sequence[_Length], ceilings: Ceilings) -> None:
         """Time each length's classes alone, those that save most first, until the time is spent."""
@@ -349,29 +361,44 @@ class _Campaign:
         return self._finish(one)
 
     def _seeds(self, one: _Length) -> list[Mapping[str, int]]:
-        """What the selectors find: by the present cost, and by the paper's."""
+        """What the selectors find: by the present cost, by the paper's, and without data."""
         assert one.cost is not None
         found: list[Mapping[str, int]] = []
-        costs = [one.cost]
+        selectors = [Selector(one.analysis.space, one.cost.extra_seconds)]
         if not one.confirmed:
             (paper,) = create("macro_micro")
-            costs.append(replace(one.cost, model=paper.fit(self._samples), _cache={}))
-        for cost in costs:
-            selector = Selector(one.analysis.space, cost.extra_seconds)
-            for limit in one.limits.values():
-                if limit is None:
-                    selected = selector.lowest(one.unchunked_ms / 1e3, SLOWEST_MINIMUM)
-                else:
-                    selected = selector.within(limit)
-                known = {item.regions: item.key for item in one.analysis.space.classes}
+            cost = replace(one.cost, model=paper.fit(self._samples), _cache={})
+            selectors += [Selector(one.analysis.space, cost.extra_seconds), one.analysis.selector]
+        known = {item.regions: item.key for item in one.analysis.space.classes}
+        for selector in selectors:
+            for limit in self._limits(one):
+                try:
+                    if limit is None:
+                        selected = selector.lowest(one.unchunked_ms / 1e3, SLOWEST)
+                    else:
+                        selected = selector.within(limit)
+                except BudgetError:
+                    continue  # said before; other selectors and the study go on looking
                 found.append({known[c.regions]: c.chunk_size for c in selected.plan.choices})
         return found
+
+    def _limits(self, one: _Length) -> list[int | None]:
+        """The limits that predictions must meet: lower than the budgets by as much as the peaks
+        measured so far exceed their predictions."""
+        worst = max(
+            (done.peak_bytes / done.predicted_bytes for done in one.confirmed.values()
+             if done.status == "ok" and done.predicted_bytes),
+            default=1.0,
+        )  # fmt: skip
+        return [
+            None if limit is None else int(limit / max(1.0, worst)) for limit in one.limits.values()
+        ]
 
     def _most_promising(self, one: _Length, proposals: Sequence[Proposal]) -> list[Plan]:
         """For each budget, the plans predicted fastest that were not run yet."""
         found: list[Plan] = []
-        slowest = SLOWEST_MINIMUM * one.unchunked_ms
-        for limit in one.limits.values():
+        slowest = SLOWEST * one.unchunked_ms
+        for limit in self._limits(one):
             fresh = [p for p in proposals if p.plan not in one.confirmed and p.plan not in found]
             if limit is None:
                 fresh = [p for p in fresh if p.prediction.latency_ms <= slowest]
@@ -431,7 +458,9 @@ class _Campaign:
             rows = [_row(done) for done in again if done.status == "ok"] or rows
         kept = frontier(rows)
         errors = [
-            abs(done.predicted_bytes / done.peak_bytes - 1) for done in good if done.peak_bytes
+            abs(done.predicted_bytes / done.requested_bytes - 1)
+            for done in good
+            if done.requested_bytes
         ]
         budgets = tuple(
             BudgetResult(budget, limit, best_within(rows, limit))

@@ -292,7 +292,9 @@ def _override(data: dict[str, Any], override: str) -> None:
     *parents, last = key.strip().split(".")
     place = data
     for parent in parents:
-        inner = place.setdefault(parent, {})
+        inner = place.get(parent)
+        if inner is None:
+            inner = place[parent] = {}
         if not isinstance(inner, dict):
             raise ConfigError(f"--set {override}: {parent} is not a section")
         place = inner

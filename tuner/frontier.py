@@ -10,6 +10,10 @@ NOISE = 0.02
 """Two ratios of CPU time closer than this are the same: repeated runs differ by as much."""
 
 
+SLOWEST = 1.5
+"""The least memory is sought among plans no slower than this many times the reference."""
+
+
 def frontier(rows: Sequence[PlanRow], noise: float = NOISE) -> tuple[PlanRow, ...]:
     """The rows that no other beats in both memory and time, ascending by peak.
 
@@ -18,17 +22,30 @@ def frontier(rows: Sequence[PlanRow], noise: float = NOISE) -> tuple[PlanRow, ..
     """
     kept: list[PlanRow] = []
     for row in sorted(rows, key=_canonical):
-        if not kept or row.ratio < kept[-1].ratio * (1 - noise):
-            kept.append(row)
+        if kept and row.ratio >= kept[-1].ratio * (1 - noise):
+            continue
+        if kept and row.peak_bytes == kept[-1].peak_bytes:
+            kept.pop()
+        kept.append(row)
     return tuple(kept)
 
 
-def best_within(rows: Sequence[PlanRow], budget_bytes: int | None) -> PlanRow | None:
-    """The fastest row within a budget; the lowest peak where there is none. None if none fits."""
+def best_within(
+    rows: Sequence[PlanRow], budget_bytes: int | None, slowest: float = SLOWEST
+) -> PlanRow | None:
+    """The fastest row within a budget; for None the lowest peak among the rows that are no slower
+    than ``slowest`` times the reference, or the fastest row of all. None if none fits."""
     if budget_bytes is None:
-        return min(rows, key=_canonical, default=None)
+        quick = [row for row in rows if row.ratio <= slowest]
+        if quick:
+            return min(quick, key=_canonical)
+        return min(rows, key=lambda row: (row.ratio, *_canonical(row)), default=None)
     fitting = [row for row in rows if row.peak_bytes <= budget_bytes]
-    return min(fitting, key=lambda row: (row.ratio, *_canonical(row)), default=None)
+    if not fitting:
+        return None
+    best = min(row.ratio for row in fitting)
+    # what is as fast within the noise is a tie
+    return min((row for row in fitting if row.ratio <= best * (1 + NOISE)), key=_canonical)
 
 
 def _canonical(row: PlanRow) -> tuple[object, ...]:
@@ -38,5 +55,6 @@ def _canonical(row: PlanRow) -> tuple[object, ...]:
         round(row.ratio, 2),
         len(choices),
         tuple(-choice.chunk_size for choice in choices),
-        tuple(choice.regions[0].nodes for choice in choices),
+        tuple((r.nodes, r.dims, r.recomputed) for choice in choices for r in choice.regions),
+        row.ratio,
     )

@@ -39,9 +39,9 @@ class Ledger:
             ) from None
         try:
             if path.exists():
-                _cut_torn_line(path)
                 for _ in read_ledger(path):
-                    pass  # damage shows before anything is measured
+                    pass  # damage shows before anything is measured or changed
+                _cut_torn_line(path)
             self._file = path.open("ab")
         except BaseException:
             self._lock.release()

@@ -7,7 +7,7 @@ import pickle
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -56,12 +56,14 @@ class Baseline:
 
 @dataclass(frozen=True)
 class Confirmed:
-    """One plan's real run. Without an ``ok`` there may be no samples."""
+    """One plan's real run. Without an ``ok`` there may be no samples. ``requested_bytes`` is the
+    peak without what the allocator rounds up, which is what can be predicted."""
 
     plan: Plan
     status: str
     reason: str
     peak_bytes: int = 0
+    requested_bytes: int = 0
     predicted_bytes: int = 0
     max_abs_diff: float = 0.0
     samples: Samples = Samples((), ())
@@ -172,8 +174,8 @@ class Measurer:
             self._ledger.append("plan", row)
             return Confirmed(plan, reply["status"], reply["reason"])
         return Confirmed(
-            plan, "ok", "", reply["peak"]["activation_bytes"], reply["predicted_bytes"],
-            reply["max_abs_diff"],
+            plan, "ok", "", reply["peak"]["activation_bytes"], reply["peak"]["requested_bytes"],
+            reply["predicted_bytes"], reply["max_abs_diff"],
         )  # fmt: skip
 
     def together(
@@ -210,12 +212,10 @@ class Measurer:
         for place, one in enumerate(plans):
             if reply["status"] == "ok":
                 samples = reply["samples"]
-                done = Confirmed(
-                    one.plan, "ok", "", one.peak_bytes, one.predicted_bytes, one.max_abs_diff,
-                    _samples(samples[str(place)]), _samples(samples["reference"]),
-                )  # fmt: skip
+                own, beside = samples[str(place)], samples["reference"]
+                done = replace(one, samples=_samples(own), reference=_samples(beside))
             else:
-                done = Confirmed(one.plan, reply["status"], reply["reason"], one.peak_bytes)
+                done = replace(one, status=reply["status"], reason=reply["reason"])
             found.append(done)
             self._ledger.append("plan", {
                 "length": length,
@@ -224,6 +224,7 @@ class Measurer:
                 "status": done.status,
                 "reason": done.reason,
                 "peak_bytes": done.peak_bytes,
+                "requested_bytes": done.requested_bytes,
                 "predicted_bytes": done.predicted_bytes,
                 "max_abs_diff": done.max_abs_diff,
                 "samples": done.samples.plain(),

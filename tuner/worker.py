@@ -71,14 +71,17 @@ class Session:
 
     def classify(self, error: BaseException) -> tuple[str, bool]:
         """Out of memory goes on in this process; what may have harmed the device does not."""
-        self._backend.settle()
-        if self._backend.is_out_of_memory(error):
-            return Status.OOM.value, False
-        return Status.CRASH.value, self._backend.is_fatal(error)
+        fatal = self._backend.is_fatal(error)
+        if not self._backend.is_out_of_memory(error):
+            return Status.CRASH.value, fatal
+        if not fatal:
+            self._backend.settle()
+        return Status.OOM.value, fatal
 
     def _environment(self, request: Mapping[str, Any]) -> dict[str, Any]:
         dtype = getattr(torch, self._config.model.dtype)
         ceilings = measure_ceilings(self._backend, dtype)
+        self._backend.settle()
         return {
             "status": "ok",
             "environment": {**self._backend.environment(), "dtype": self._config.model.dtype},
@@ -96,6 +99,7 @@ class Session:
             eager = eager_peak_bytes(self._subject.model, args, kwargs)
         except CaptureError:
             eager = 0
+        self._backend.settle()
         return {
             "status": "ok",
             "fingerprint": graph.fingerprint,

@@ -10,7 +10,8 @@ from search_space.graph import Path
 
 @rule("aten.scaled_dot_product_attention")
 def attention(query: Query) -> Flow | None:
-    """Batches, heads and queries. Keys are summed over; a causal flag ties queries to keys.
+    """Batches, heads and queries; not features. Keys are summed over; a causal flag ties queries
+    to keys.
 
     Shapes: query ``(..., L, E)``, key ``(..., S, E)``, value ``(..., S, Ev)``, mask broadcastable
     to ``(..., L, S)``.
@@ -19,7 +20,9 @@ def attention(query: Query) -> Flow | None:
         return None
     mask = [(path, index) for path, index in query.node.refs if path in ((3,), ("attn_mask",))]
     if query.dim == query.rank - 1:
-        return Flow((((2,), Slice(query.dim)),))
+        # every pass would compute all scores again, and values narrower than the keys' features
+        # leave the fused kernels
+        return None
     if query.dim == query.rank - 2:
         if query.argument(5, "is_causal", False) is not False:
             return None

@@ -14,14 +14,16 @@ from search_space.dim_rules.base import (
     normalized_all,
     rule,
 )
-from search_space.graph import Affine, Argument
+from search_space.graph import ITEM_BYTES, Affine, Argument
 
 
 def _source(query: Query) -> tuple[int, ...]:
     return query.tensor(query.node.refs[0][1]).shape
 
 
-@rule("aten.view", "aten.reshape", "aten._unsafe_view", "aten.unflatten", "aten.flatten")
+@rule(
+    "aten.view.default", "aten.reshape", "aten._unsafe_view", "aten.unflatten", "aten.flatten"
+)  # fmt: skip
 def view(query: Query) -> Flow | None:
     """Merged and split dimensions: only the leading one of a group can be sliced.
 
@@ -227,3 +229,13 @@ def repeat(query: Query) -> Flow | None:
     if not isinstance(times, tuple) or times[query.dim] != 1 or dim < 0:
         return None
     return Flow((((0,), Slice(dim)),))
+
+
+@rule("aten.view.dtype")
+def view_dtype(query: Query) -> Flow | None:
+    """The same bits read as another dtype: elementwise where items are of one size."""
+    path, index = query.node.refs[0]
+    source = query.tensor(index)
+    if ITEM_BYTES[source.dtype] != ITEM_BYTES[query.node.output.dtype]:
+        return None
+    return Flow(((path, Slice(query.dim)),))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
+from random import Random
 
 import pytest
 
@@ -141,6 +143,27 @@ def test_no_choice_can_be_left_out(space: SearchSpace, cost: Cost) -> None:
             assert space.memory.profile(rest).peak_bytes > budget
 
 
+def uneven(item: RegionClass, chunk_size: int) -> float:
+    """A cost that is no smooth function of the chunk size."""
+    return 1e-5 * (1 + Random(f"{item.key} {chunk_size}").random() * len(item.loops))
+
+
+@pytest.mark.parametrize("cost", [*LOSSES, pytest.param(uneven, id="uneven")])
+def test_no_other_chunk_size_is_faster_and_fits(space: SearchSpace, cost: Cost) -> None:
+    selector = Selector(space, cost)
+    items = {item.regions: item for item in space.classes}
+    grids = dict(zip(items, space.grids, strict=True))
+    for budget in budgets(selector, 40):
+        choices = selector.within(budget).plan.choices
+        for place, choice in enumerate(choices):
+            now = cost(items[choice.regions], choice.chunk_size)
+            for size in grids[choice.regions]:
+                if cost(items[choice.regions], size) < now:
+                    other = replace(choice, chunk_size=size)
+                    every = (*choices[:place], other, *choices[place + 1 :])
+                    assert space.memory.profile(every).peak_bytes > budget
+
+
 def test_a_limit_of_time_is_kept(space: SearchSpace) -> None:
     selector = Selector(space, by_roofline)
     whole_s = graph_seconds(space.memory.graph, CPU)
@@ -216,14 +239,14 @@ def outcomes(space: SearchSpace, cost: Cost) -> list[Outcome]:
 
 
 def triples(space: SearchSpace) -> Sequence[tuple[RegionClass, ...]]:
-    """Every 60th triple of classes of which two or more can be chosen together."""
+    """Every 40th triple of classes of which two or more can be chosen together."""
     found = [
         triple
         for triple in itertools.combinations(space.classes, 3)
         if sum(not overlap(a, b) for a, b in itertools.combinations(triple, 2)) >= 2
     ]
     assert len(found) > 200
-    return found[::60]
+    return found[::40]
 
 
 def test_what_is_feasible_is_found(space: SearchSpace, cost: Cost) -> None:
@@ -256,7 +279,7 @@ def test_what_is_found_is_close_to_the_best(space: SearchSpace, cost: Cost) -> N
             if found.extra_s > 1.25 * best + 1e-12:
                 worse.append((found.extra_s, best, budget, [item.key for item in triple]))
     assert not worse
-    assert together > 10, "else each class could be judged alone"
+    assert together > 5, "else each class could be judged alone"
 
 
 def quantiles(peaks: Sequence[int]) -> list[int]:

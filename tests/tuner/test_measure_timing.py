@@ -34,7 +34,7 @@ class Scripted:
         return spent, spent + 0.5
 
     def peak(self, call: Callable[[], Any]) -> tuple[Any, Peak]:
-        return call(), Peak(0, 0)
+        return call(), Peak(0, 0, 0)
 
     def settle(self) -> None:
         pass

@@ -36,7 +36,7 @@ class CpuBackend:
         for _, size in sorted(events, key=lambda event: event[0]):
             live += size
             most = max(most, live)
-        return result, Peak(most, 0)
+        return result, Peak(most, 0, most)
 
     def settle(self) -> None:
         gc.collect()

@@ -13,6 +13,12 @@ import torch
 from tuner.environment import device_name
 from tuner.measure.protocol import Peak
 
+_OUT_OF_MEMORY = (
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUDA error: out of memory",
+)
+
 
 class CudaBackend:
     """The CUDA backend. See :class:`~tuner.measure.protocol.Backend`.
@@ -29,6 +35,7 @@ class CudaBackend:
             small = torch.ones(64, 64, device=device, dtype=dtype)
             (small @ small).sum().item()
             torch.bmm(small[None], small[None]).sum().item()
+            torch.nn.functional.linear(small, small, small[0]).sum().item()
 
     def time_call(self, call: Callable[[], Any]) -> tuple[float, float]:
         first = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
@@ -45,12 +52,12 @@ class CudaBackend:
 
     def peak(self, call: Callable[[], Any]) -> tuple[Any, Peak]:
         self.settle()
-        before = torch.cuda.memory_allocated()
+        before, requested = torch.cuda.memory_allocated(), _requested("current")
         torch.cuda.reset_peak_memory_stats()
         result = call()
         torch.cuda.synchronize()
         most, reserved = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
-        return result, Peak(most - before, reserved)
+        return result, Peak(most - before, reserved, _requested("peak") - requested)
 
     def settle(self) -> None:
         gc.collect()
@@ -58,13 +65,17 @@ class CudaBackend:
         torch.cuda.empty_cache()
 
     def is_out_of_memory(self, error: BaseException) -> bool:
-        return isinstance(error, torch.cuda.OutOfMemoryError)
+        if isinstance(error, torch.cuda.OutOfMemoryError):
+            return True
+        # libraries allocate beside the caching allocator and say so in their own words
+        text = str(error)
+        return isinstance(error, RuntimeError) and any(sign in text for sign in _OUT_OF_MEMORY)
 
     def is_fatal(self, error: BaseException) -> bool:
         # after a device-side assertion or an illegal access every later call fails as well
         accelerator_error: type[BaseException] | None = getattr(torch, "AcceleratorError", None)
         if accelerator_error is not None and isinstance(error, accelerator_error):
-            return not self.is_out_of_memory(error)
+            return not isinstance(error, torch.cuda.OutOfMemoryError)
         return isinstance(error, RuntimeError) and "CUDA error" in str(error)
 
     def environment(self) -> Mapping[str, str]:
@@ -78,3 +89,8 @@ class CudaBackend:
             "python": platform.python_version(),
             "tf32": str(torch.backends.cuda.matmul.allow_tf32),
         }
+
+
+def _requested(which: str) -> int:
+    """Bytes as asked for, without what the allocator rounds up."""
+    return int(torch.cuda.memory_stats()[f"requested_bytes.all.{which}"])

@@ -65,6 +65,8 @@ class Isolated:
 
         A reply has at least ``status``, and ``reason`` where that is not ``ok``.
         """
+        if self._process is not None and self._process.poll() is not None:
+            self.close()  # it ended between requests: that is nobody's failure
         if self._process is None:
             opened = self._start()
             if opened["status"] != "ok":

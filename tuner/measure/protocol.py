@@ -42,11 +42,18 @@ class Repeats:
 
 @dataclass(frozen=True, slots=True)
 class Peak:
-    """Memory of one call in bytes: activations alive at the peak, beyond what was there before, and
-    what the allocator had reserved (0 where it cannot tell)."""
+    """Memory of one call in bytes.
+
+    Attributes:
+        activation_bytes: allocated at the peak, beyond what was there before.
+        reserved_bytes: what the allocator had reserved (0 where it cannot tell).
+        requested_bytes: as ``activation_bytes``, without what the allocator rounds up: what a
+            memory model can predict.
+    """
 
     activation_bytes: int
     reserved_bytes: int
+    requested_bytes: int
 
 
 @dataclass(frozen=True, slots=True)

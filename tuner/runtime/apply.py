@@ -33,6 +33,9 @@ from tuner.runtime.rewrite import rewrite
 
 log = logging.getLogger("autochunk")
 
+MOST_SHAPES = 64
+"""Sets of input shapes whose generated code is kept; the oldest goes first."""
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -145,7 +148,10 @@ class Applied:
             chosen = self._choose(analysis, located.shapes, args, kwargs)
         active = analysis.memory.active(chosen.plan.choices)
         module = rewrite(analysis.sized, active, self.model, captured.constants)
+        analysis.memory.forget()
         prepared = Prepared(captured, analysis, chosen, module)
+        while len(self._prepared) >= MOST_SHAPES:
+            self._prepared.pop(next(iter(self._prepared)))
         self._prepared[key] = prepared
         return prepared
 

@@ -14,6 +14,7 @@ from search_space.budget import Budget
 from search_space.errors import AutoChunkError
 from search_space.plan import Plan
 from tuner.database import GraphEntry, PlanRow
+from tuner.frontier import SLOWEST
 from tuner.runtime.analysis import Analysis
 
 log = logging.getLogger("autochunk")
@@ -85,6 +86,7 @@ def _best_row(
     if not fitting:
         return None
     if minimum:
-        return min(fitting, key=lambda pair: (pair[1], pair[0].latency_ms))
+        quick = [pair for pair in fitting if pair[0].ratio <= SLOWEST] or fitting
+        return min(quick, key=lambda pair: (pair[1], pair[0].latency_ms))
     return min(fitting, key=lambda pair: (pair[0].latency_ms, pair[1]))
 
