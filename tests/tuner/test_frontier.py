@@ -151,7 +151,10 @@ def test_the_best_within_a_budget_is_the_fastest_that_fits(
     assert (best is None) == (not fitting)
     if best is not None:
         assert best in fitting
-        assert best.ratio == min(one.ratio for one in fitting)
+        # what is as fast within the noise is a tie, and goes to the lower peak
+        limit = min(one.ratio for one in fitting) * (1 + NOISE)
+        assert best.ratio <= limit
+        assert best.peak_bytes == min(one.peak_bytes for one in fitting if one.ratio <= limit)
 
 
 def test_rows_are_given_back_as_they_are() -> None:
