@@ -146,7 +146,7 @@ def plan_campaign(config: CampaignConfig, analyses: Mapping[int, Analysis]) -> l
                 len(space.classes),
                 space.size,
                 sum(len(_timed_sizes(grid)) + 1 for grid in space.grids),
-                2 + len(config.budgets) * config.confirm.top_k * config.search.rounds,
+                2 + len(config.budgets) * (1 + config.confirm.top_k * config.search.rounds),
             )
         )
     return found
@@ -338,8 +338,9 @@ class _Campaign:
         one.cost = PlanCost(
             one.analysis.memory, space.classes, model, ceilings, one.unchunked_ms, one.whole_ms
         )
-        runs = 1 + len(one.limits) * confirm.top_k
-        self._progress.phase(f"length {length}: search and real runs", search.rounds * (2 + runs))
+        runs = len(one.limits) * confirm.top_k
+        steps = 1 + len(one.limits) + search.rounds * (2 + runs)
+        self._progress.phase(f"length {length}: search and real runs", steps)
         unchanged = Plan(one.analysis.graph.fingerprint)
         for number in range(search.rounds):
             seeds = self._seeds(one)
@@ -351,7 +352,8 @@ class _Campaign:
                 loosest_budget_bytes=_loosest(one.limits),
             )
             self._progress.step()
-            wanted = [] if number else [unchanged]
+            # what apply() would take without a database is run too: tuned plans must beat it
+            wanted = [] if number else [unchanged, *self._analytic(one)]
             wanted += self._most_promising(one, proposals)
             fresh = [plan for plan in dict.fromkeys(wanted) if plan not in one.confirmed]
             self._confirm(one, fresh)
@@ -382,6 +384,20 @@ class _Campaign:
                 found.append({known[c.regions]: c.chunk_size for c in selected.plan.choices})
         return found
 
+    def _analytic(self, one: _Length) -> list[Plan]:
+        """The plan that is chosen without data, for each budget that it can meet."""
+        found = []
+        for limit in one.limits.values():
+            try:
+                if limit is None:
+                    selected = one.analysis.selector.lowest(one.analysis.unchunked_s, SLOWEST)
+                else:
+                    selected = one.analysis.selector.within(limit)
+            except BudgetError:
+                continue  # said when the limits were resolved
+            found.append(selected.plan)
+        return found
+
     def _limits(self, one: _Length) -> list[int | None]:
         """The limits that predictions must meet: lower than the budgets by as much as the peaks
         measured so far exceed their predictions."""
@@ -397,6 +413,13 @@ class _Campaign:
     def _most_promising(self, one: _Length, proposals: Sequence[Proposal]) -> list[Plan]:
         """For each budget, the plans predicted fastest that were not run yet."""
         found: list[Plan] = []
+
+        def order(proposal: Proposal) -> tuple[float, ...]:
+            # gains of less than a hundredth are no reason for further loops
+            prediction = proposal.prediction
+            share = round(prediction.latency_ms / one.unchunked_ms, 2)
+            return (share, len(proposal.plan.choices), prediction.latency_ms, prediction.peak_bytes)
+
         slowest = SLOWEST * one.unchunked_ms
         for limit in self._limits(one):
             fresh = [p for p in proposals if p.plan not in one.confirmed and p.plan not in found]
@@ -405,7 +428,7 @@ class _Campaign:
                 fresh.sort(key=lambda p: (p.prediction.peak_bytes, p.prediction.latency_ms))
             else:
                 fresh = [p for p in fresh if p.prediction.peak_bytes <= limit]
-                fresh.sort(key=lambda p: (p.prediction.latency_ms, p.prediction.peak_bytes))
+                fresh.sort(key=order)
             found.extend(p.plan for p in fresh[: self._config.confirm.top_k])
         return found
 

@@ -44,7 +44,8 @@ def test_a_dry_run_tells_the_size_of_the_space_and_the_runs(
     assert main(["tune", str(path), "--dry-run", "--set", "confirm.top_k=4"]) == 0
     text = capsys.readouterr().out
     assert "settings" in text
-    assert "at most 18" in text, "two baselines, and four plans for each of two budgets and rounds"
+    # two baselines, and for each of two budgets the analytic plan and four in each of two rounds
+    assert "at most 20" in text
     assert not (tmp_path / "runs").exists()
 
 
