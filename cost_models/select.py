@@ -12,7 +12,7 @@ as far as the budget allows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -197,8 +197,3 @@ class Selector:
 def mib(count: int) -> str:
     """Bytes for messages, as MiB, or as KiB where they are few."""
     return f"{count / 2**20:.1f} MiB" if count >= 2**20 else f"{count / 2**10:.1f} KiB"
-
-
-def as_parameters(setting: Setting) -> Mapping[str, int]:
-    """A setting as the search space's parameters."""
-    return {item.key: size for item, size in setting}

@@ -32,7 +32,7 @@ from tuner.measure.backends import backend_for, resolve_device
 from tuner.measure.compare import compare
 from tuner.measure.protocol import Backend, Repeats
 from tuner.measure.timing import interleave, median, ratio
-from tuner.tables import budgets_table, result_table
+from tuner.tables import print_result
 from tuner.terminal import Terminal, make_console
 
 
@@ -128,11 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     config = campaign(options.lengths, options.layers, options.plans, options.output)
     with Terminal(make_console(stderr=True)) as progress:
         result = run_campaign(config, progress)
-    for one in result.lengths:
-        console.print(result_table(one))
-    console.print(budgets_table(result.lengths))
-    for path in result.files:
-        console.print(f"plans written to {path}", highlight=False)
+    print_result(console, result)
     backend = backend_for(resolve_device(config.device))
     equal = infer(config, max(options.lengths), backend, console)
     console.print(f"done in {time.monotonic() - started:.0f} s")

@@ -32,7 +32,8 @@ os.environ.update(QUIET)
 from cost_models.select import mib
 from experiments.figures import draw_frontiers
 from search_space.errors import BudgetError
-from tuner.campaign import CampaignResult, LengthResult, run_campaign
+from tuner.campaign import run_campaign
+from tuner.campaign_result import CampaignResult, LengthResult
 from tuner.config import parse_config
 from tuner.ledger import read_ledger
 

@@ -245,74 +245,97 @@ def output_layout(tensor: Tensor) -> Layout:
     return layout if is_dense(layout) else contiguous(tensor.shape)
 
 
+@dataclass(frozen=True, slots=True)
+class _BodyStep:
+    """One member in one pass.
+
+    Attributes:
+        storage: the member that owns the output's storage; -1 where it is a view from outside.
+        nbytes: what the storage takes, where the member makes it; else 0.
+        transient: its kernel's workspace.
+        reads: the members that it reads.
+    """
+
+    storage: int
+    nbytes: int
+    transient: int
+    reads: tuple[int, ...]
+
+
 def body_memory(loop: Loop, chunk_size: int) -> Body:
     """The memory of one pass: liveness over the members at the chunk's sizes.
 
     Results stay alive to the end of the pass, when they are copied into the outputs.
     """
-    graph = loop.graph
-    members = {node: place for place, node in enumerate(loop.region.nodes)}
-    layouts: dict[int, Layout] = {}
-    owner: dict[int, int] = {}
-    size: dict[int, int] = {}
-    transient: list[int] = []
-    reads: list[tuple[int, ...]] = []
-    for place, index in enumerate(loop.region.nodes):
-        node = graph.nodes[index]
-        found = loop.flows[place]
-        slices = dict(found.slices)
-        operands: list[Operand] = []
-        sources = []
-        for path, ref in arguments(graph, index, found):
-            tensor = graph.nodes[ref].output
-            if ref in members:
-                layout = layouts[ref]
-                sources.append(ref)
-            else:
-                layout = Layout(tensor.shape, tensor.strides)
-                wanted = slices.get(path)
-                if wanted is not None:
-                    shape = list(tensor.shape)
-                    shape[wanted.dim] = int(loop.factors[place] * wanted.ratio) * chunk_size
-                    layout = Layout(tuple(shape), tensor.strides)
-            operands.append(Operand(len(operands), layout, tensor.dtype))
-        shape_ = loop.chunk_shape(place, 0, chunk_size)
-        args = chunk_arguments(loop, place, 0, chunk_size)
-        op = found.op or node.op
-        out = node.output
-        view = None
-        if operands and (ALIAS in node.traits or node.op == "getitem"):
-            view = view_layout(op, operands[0].layout, args, shape_)
-        if view is not None and not (node.op == "getitem" and sources == []):
-            layouts[index] = view
-            # views of outside tensors cost nothing here
-            owner[index] = owner[sources[0]] if sources else -1
-            transient.append(0)
-        else:
-            layouts[index] = dense_like(shape_, out.strides)
-            owner[index] = index
-            size[index] = sum(
-                prod(loop.chunk_shape(place, k, chunk_size)) * ITEM_BYTES[t.dtype]
-                for k, t in enumerate(node.outputs)
-            )
-            call = Call(tuple(operands), args, shape_, out.dtype, out.device)
-            transient.append(workspace_bytes(op, call))
-        reads.append(tuple(sources))
+    steps = _body_steps(loop, chunk_size)
     last: dict[int, int] = {}
-    for place, index in enumerate(loop.region.nodes):
-        for ref in (index, *reads[place]):
-            last[owner[ref]] = place
+    for place, (index, step) in enumerate(steps.items()):
+        for ref in (index, *step.reads):
+            last[steps[ref].storage] = place
     for output in loop.outputs:
-        last[owner[output]] = len(reads)
-    results = sum(size.get(storage, 0) for storage, end in last.items() if end == len(reads))
+        last[steps[output].storage] = len(steps)
+    size = {index: step.nbytes for index, step in steps.items() if step.nbytes}
+    results = sum(size.get(storage, 0) for storage, end in last.items() if end == len(steps))
     live = peak = 0
-    for place, index in enumerate(loop.region.nodes):
-        live += size.get(index, 0) if owner[index] == index else 0
-        peak = max(peak, live + transient[place])
+    for place, step in enumerate(steps.values()):
+        live += step.nbytes
+        peak = max(peak, live + step.transient)
         for storage in [s for s, end in last.items() if end == place]:
             live -= size.get(storage, 0)
             del last[storage]
     return Body(peak, results)
+
+
+def _body_steps(loop: Loop, chunk_size: int) -> dict[int, _BodyStep]:
+    """What each member takes in one pass, by node in order."""
+    graph = loop.graph
+    layouts: dict[int, Layout] = {}
+    steps: dict[int, _BodyStep] = {}
+    for place, index in enumerate(loop.region.nodes):
+        node = graph.nodes[index]
+        operands = _body_operands(loop, place, chunk_size, layouts)
+        sources = tuple(
+            ref for _, ref in arguments(graph, index, loop.flows[place]) if ref in layouts
+        )
+        shape = loop.chunk_shape(place, 0, chunk_size)
+        args = chunk_arguments(loop, place, 0, chunk_size)
+        op = loop.flows[place].op or node.op
+        view = None
+        if operands and (ALIAS in node.traits or (node.op == "getitem" and sources)):
+            view = view_layout(op, operands[0].layout, args, shape)
+        if view is not None:
+            layouts[index] = view
+            # views of outside tensors cost nothing here
+            steps[index] = _BodyStep(steps[sources[0]].storage if sources else -1, 0, 0, sources)
+            continue
+        layouts[index] = dense_like(shape, node.output.strides)
+        nbytes = sum(
+            prod(loop.chunk_shape(place, k, chunk_size)) * ITEM_BYTES[t.dtype]
+            for k, t in enumerate(node.outputs)
+        )
+        call = Call(operands, args, shape, node.output.dtype, node.output.device)
+        steps[index] = _BodyStep(index, nbytes, workspace_bytes(op, call), sources)
+    return steps
+
+
+def _body_operands(
+    loop: Loop, place: int, chunk_size: int, layouts: dict[int, Layout]
+) -> tuple[Operand, ...]:
+    """A member's tensor arguments in one pass: other members, slices of outside tensors, or outside
+    tensors whole."""
+    graph, found = loop.graph, loop.flows[place]
+    slices = dict(found.slices)
+    operands: list[Operand] = []
+    for path, ref in arguments(graph, loop.region.nodes[place], found):
+        tensor = graph.nodes[ref].output
+        layout = layouts.get(ref, Layout(tensor.shape, tensor.strides))
+        wanted = slices.get(path)
+        if ref not in layouts and wanted is not None:
+            shape = list(tensor.shape)
+            shape[wanted.dim] = int(loop.factors[place] * wanted.ratio) * chunk_size
+            layout = Layout(tuple(shape), tensor.strides)
+        operands.append(Operand(len(operands), layout, tensor.dtype))
+    return tuple(operands)
 
 
 def plan_profile(graph: SizedGraph, plan: Plan, probe: Probe | None = None) -> Profile:

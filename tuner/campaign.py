@@ -23,9 +23,10 @@ from cost_models.select import Selector, mib
 from cost_models.times import graph_seconds, loop_seconds
 from search_space.budget import Budget
 from search_space.classes import RegionClass
-from search_space.errors import BudgetError, MeasurementError
+from search_space.errors import BudgetError, ConfigError, MeasurementError
 from search_space.plan import Plan
 from search_space.probe import Prober
+from tuner.campaign_result import BudgetResult, CampaignResult, LengthResult, timed_sizes
 from tuner.config import CampaignConfig
 from tuner.database import GraphEntry, LengthEntry, PlanRow, Reference, write_graph
 from tuner.frontier import SLOWEST, best_within, frontier
@@ -40,60 +41,6 @@ from tuner.study import Proposal, propose
 
 FINALISTS = 8
 """Plans of a length that are timed in turns at the end, so that they can be compared."""
-
-@dataclass(frozen=True)
-class BudgetResult:
-    """A budget at a length, and the plan that serves it; None where no run confirmed one."""
-
-    budget: Budget
-    limit_bytes: int | None
-    row: PlanRow | None
-
-
-@dataclass(frozen=True)
-class LengthResult:
-    """What a campaign found at one length.
-
-    Attributes:
-        length: as in the campaign file.
-        eager: the eager model's peak (measured, or as told without running it) and latency.
-        reference: what latencies are relative to, ``eager`` or ``lowest plan``.
-        budgets: one result a budget.
-        frontier: the confirmed plans worth keeping, by peak.
-        confirmed: every real run, in order.
-        memory_error: largest relative error of the predicted peaks, against what was requested of
-            the allocator; NaN without a run.
-    """
-
-    length: int
-    eager: Reference
-    reference: str
-    budgets: tuple[BudgetResult, ...]
-    frontier: tuple[PlanRow, ...]
-    confirmed: tuple[Confirmed, ...]
-    memory_error: float
-
-
-@dataclass(frozen=True)
-class CampaignResult:
-    """What a campaign found, and how good its cost model was on timings it had not seen."""
-
-    lengths: tuple[LengthResult, ...]
-    model_used: str
-    scores: Mapping[str, Score]
-    files: tuple[Path, ...]
-
-
-@dataclass(frozen=True)
-class LengthPlan:
-    """What a campaign would do at a length: for ``--dry-run``."""
-
-    length: int
-    fingerprint: str
-    classes: int
-    space_size: int
-    region_timings: int
-    real_runs: int
 
 
 @dataclass
@@ -126,30 +73,18 @@ def run_campaign(
     """
     progress = progress or Silent()
     config = replace(config, device=resolve_device(config.device))
-    config.output.mkdir(parents=True, exist_ok=True)
+    try:
+        config.output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"output: {config.output} cannot be written: {error}; name another folder"
+        ) from error
     text = yaml.safe_dump(config.plain(), sort_keys=False)
-    (config.output / "config.yaml").write_text(text, encoding="utf-8")
     with Ledger(config.output / "ledger.jsonl") as ledger, Measurer(config, ledger) as measurer:
+        # only now: another campaign may be running there, and the ledger knows
+        (config.output / "config.yaml").write_text(text, encoding="utf-8")
         ledger.append("campaign", {"config": config.plain()})
         return _Campaign(config, measurer, progress).run()
-
-
-def plan_campaign(config: CampaignConfig, analyses: Mapping[int, Analysis]) -> list[LengthPlan]:
-    """The size of each length's space, and the most real runs that it would take."""
-    found = []
-    for length, analysis in analyses.items():
-        space = analysis.space
-        found.append(
-            LengthPlan(
-                length,
-                analysis.graph.fingerprint,
-                len(space.classes),
-                space.size,
-                sum(len(_timed_sizes(grid)) + 1 for grid in space.grids),
-                2 + len(config.budgets) * (1 + config.confirm.top_k * config.search.rounds),
-            )
-        )
-    return found
 
 
 class _Campaign:
@@ -249,7 +184,9 @@ class _Campaign:
             )
         # too large unchunked: the plan of the lowest peak stands in for it
         lowest = one.analysis.selector.lowest().plan
-        run = self._measurer.together(length, [Confirmed(lowest, "ok", "")], lowest)[0]
+        run = self._measurer.check(length, lowest, lowest)
+        if run.status == "ok":
+            run = self._measurer.together(length, [run], lowest)[0]
         if run.status != "ok":
             raise MeasurementError(
                 f"length {length} does not fit: unchunked {one.baseline.status}, and the plan of "
@@ -293,7 +230,7 @@ class _Campaign:
                 if spent_ms > budget_s * 1e3:
                     self._progress.step()
                     continue
-                sizes = _timed_sizes(grid)
+                sizes = timed_sizes(grid)
                 found = self._measurer.region(
                     one.described.length, item, sizes, budget_s / len(pairs)
                 )
@@ -523,11 +460,6 @@ def _row(done: Confirmed) -> PlanRow:
         done.plan, done.peak_bytes, done.predicted_bytes, median(done.samples.decisive_ms),
         found.median, found.low, found.high,
     )  # fmt: skip
-
-
-def _timed_sizes(grid: Sequence[int]) -> tuple[int, ...]:
-    """The chunk sizes of a grid to time alone: every second one, from the largest."""
-    return tuple(grid[::2])
 
 
 def _loosest(limits: Mapping[Budget, int | None]) -> int | None:

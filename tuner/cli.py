@@ -120,10 +120,11 @@ def _inspect(options: argparse.Namespace) -> int:
 
 
 def _tune(options: argparse.Namespace) -> int:
-    from tuner.campaign import plan_campaign, run_campaign
+    from tuner.campaign import run_campaign
+    from tuner.campaign_result import plan_campaign
     from tuner.config import load_config
     from tuner.inspect_model import inspect_lengths
-    from tuner.tables import budgets_table, dry_run_table, result_table
+    from tuner.tables import dry_run_table, print_result
     from tuner.terminal import Terminal, make_console
 
     config = load_config(options.config, options.overrides)
@@ -135,11 +136,7 @@ def _tune(options: argparse.Namespace) -> int:
         return 0
     with Terminal(make_console(stderr=True)) as progress:
         result = run_campaign(config, progress)
-    for one in result.lengths:
-        console.print(result_table(one))
-    console.print(budgets_table(result.lengths))
-    for path in result.files:
-        console.print(f"plans written to {path}", highlight=False)
+    print_result(console, result)
     console.print(f"every measurement is in {config.output / 'ledger.jsonl'}", highlight=False)
     unmet = [(one.length, b.budget) for one in result.lengths for b in one.budgets if b.row is None]
     for length, budget in unmet:

@@ -352,6 +352,7 @@ class _Flow:
         self.value = value
 
 
+# (PyYAML's classes are chosen when it is loaded, which type checkers cannot follow)
 class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
     """libyaml's writer, where there is one, with one-line values and no aliases."""
 

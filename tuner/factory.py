@@ -102,7 +102,8 @@ def build(config: ModelConfig, device: str, folder: Path) -> Subject:
             cast = dtype if tensor.is_floating_point() else tensor.dtype
             return tensor.to(device=device, dtype=cast)
 
-        return pytree.tree_map_only(torch.Tensor, move, (args, kwargs))  # type: ignore[no-any-return]
+        moved: Inputs = pytree.tree_map_only(torch.Tensor, move, (args, kwargs))
+        return moved
 
     return Subject(model, inputs)
 

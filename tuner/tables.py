@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from rich.console import Console
 from rich.table import Table
 
 from cost_models.select import mib
-from tuner.campaign import LengthPlan, LengthResult
+from tuner.campaign_result import CampaignResult, LengthPlan, LengthResult
 from tuner.database import GraphEntry, LengthEntry, ModelFile
 from tuner.inspect_model import FrontierPoint, Inspected
 from tuner.runtime.explain import region_title
@@ -102,6 +103,15 @@ def budgets_table(results: Sequence[LengthResult]) -> Table:
                 f"{share:.3f}", f"{one.row.ratio:.3f}",
             )  # fmt: skip
     return table
+
+
+def print_result(console: Console, result: CampaignResult) -> None:
+    """A campaign's frontiers, which plan serves which budget, and where the plans are."""
+    for one in result.lengths:
+        console.print(result_table(one))
+    console.print(budgets_table(result.lengths))
+    for path in result.files:
+        console.print(f"plans written to {path}", highlight=False)
 
 
 def files_table(files: Sequence[ModelFile], root: Path) -> Table:

@@ -10,6 +10,7 @@ import os
 import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -132,16 +133,11 @@ class Session:
         loop = memory.loop(decode_regions(request["regions"])[0])
         tensors = _random_inputs(loop, self._config.device)
         body = body_module(loop)
-        modules = {"whole": chunk_loop(loop, loop.extent, body)}
+        # whole, a region writes into no preallocated outputs
+        calls: dict[str, Callable[[], Any]] = {"whole": partial(body, *tensors, 0, loop.extent)}
         for size in request["chunk_sizes"]:
-            modules[str(size)] = chunk_loop(loop, size, body)
-        whole = modules.pop("whole")
-        calls: dict[str, Callable[[], Any]] = {
-            # whole, a region writes into no preallocated outputs
-            "whole": lambda: whole.body(*tensors, 0, loop.extent)
-        }
-        for name, module in modules.items():
-            calls[name] = lambda module=module: module(*tensors)  # type: ignore[misc]
+            module = chunk_loop(loop, size, body)
+            calls[str(size)] = partial(module, *tensors)
         samples = interleave(self._backend, calls, _repeats(request))
         self._backend.settle()
         return {"status": "ok", "samples": {name: found.plain() for name, found in samples.items()}}
@@ -178,7 +174,7 @@ class Session:
             calls["reference"] = lambda: reference(*args, **kwargs)
         for place, row in enumerate(request["plans"]):
             applied = self._applied(decode_plan(row), length)
-            calls[str(place)] = lambda applied=applied: applied(*args, **kwargs)  # type: ignore[misc]
+            calls[str(place)] = partial(applied, *args, **kwargs)
         samples = interleave(self._backend, calls, _repeats(request))
         return {"status": "ok", "samples": {name: found.plain() for name, found in samples.items()}}
 

@@ -10,7 +10,7 @@ from random import Random
 import pytest
 
 from cost_models.ceilings import default_ceilings
-from cost_models.select import Cost, Selected, Selector, as_parameters
+from cost_models.select import Cost, Selected, Selector
 from cost_models.times import graph_seconds, loop_seconds
 from experiments.subjects import gpt2
 from search_space.candidates import find_classes
@@ -208,11 +208,6 @@ def test_a_space_without_classes_has_the_model_alone(space: SearchSpace) -> None
     with pytest.raises(BudgetError) as caught:
         selector.within(selector.unchunked_bytes - 1)
     assert caught.value.lowest_bytes == selector.unchunked_bytes
-
-
-def test_a_setting_becomes_parameters(space: SearchSpace) -> None:
-    first, second = space.classes[:2]
-    assert as_parameters(((first, 4), (second, 2))) == {first.key: 4, second.key: 2}
 
 
 Outcome = tuple[int, float, Plan]

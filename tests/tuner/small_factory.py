@@ -62,3 +62,28 @@ def unsteady() -> tuple[nn.Module, Inputs]:
 def no_model() -> int:
     """A factory that gives something else."""
     return 3
+
+
+class TooLarge(nn.Module):
+    """Runs out of memory wherever it is called as it is; what is captured of it runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = Block(16, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not torch.compiler.is_exporting():
+            raise MemoryError("DefaultCPUAllocator: not enough memory")
+        y: torch.Tensor = self.block(x)
+        return y
+
+
+def too_large() -> tuple[nn.Module, Inputs]:
+    """A model that only fits in chunks."""
+    torch.manual_seed(0)
+    model = TooLarge()
+
+    def inputs(length: int) -> tuple[tuple[torch.Tensor, ...], dict[str, object]]:
+        return (torch.randn(2, length, 16, generator=torch.Generator().manual_seed(1)),), {}
+
+    return model, inputs

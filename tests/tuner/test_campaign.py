@@ -9,14 +9,15 @@ import pytest
 import torch
 import yaml
 
-from search_space.errors import BudgetError, ConfigError, MeasurementError
+from search_space.errors import BudgetError, ConfigError, LedgerError, MeasurementError
 from tests.tuner.campaigns import campaign
 from tests.tuner.small_factory import blocks
 from tuner import apply
-from tuner.campaign import CampaignResult, run_campaign
+from tuner.campaign import run_campaign
+from tuner.campaign_result import CampaignResult
 from tuner.config import parse_config
 from tuner.database import read_database
-from tuner.ledger import read_ledger
+from tuner.ledger import Ledger, read_ledger
 
 
 class Notes:
@@ -160,3 +161,34 @@ def test_a_factory_that_fails_in_the_measuring_process_is_a_config_error(tmp_pat
     values["model"]["kwargs"] = {"width": "many"}
     with pytest.raises(ConfigError, match=r"model\.factory"):
         run_campaign(parse_config(values, tmp_path))
+
+
+def test_a_model_that_does_not_fit_unchunked_is_set_against_its_lowest_plan(tmp_path: Path) -> None:
+    values = campaign(tmp_path, seq_lens=[96], budgets=[0.5, "min"])
+    values["model"]["factory"] = values["model"]["factory"].replace("blocks", "too_large")
+    (one,) = run_campaign(parse_config(values, tmp_path)).lengths
+    assert one.reference == "lowest plan"
+    assert one.frontier
+    records = list(read_ledger(tmp_path / "runs" / "ledger.jsonl"))
+    (baseline,) = [record for record in records if record["kind"] == "baseline"]
+    assert baseline["status"] == "oom"
+    confirmed = [r for r in records if r["kind"] == "plan" and r["status"] == "ok"]
+    assert confirmed
+    assert all(record["peak_bytes"] > 0 for record in confirmed), "each was really measured"
+
+
+def test_an_output_that_cannot_be_written_is_a_config_error(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("a file", encoding="utf-8")
+    values = campaign(tmp_path, output=str(tmp_path / "taken"))
+    with pytest.raises(ConfigError, match=r"output: .* cannot be written"):
+        run_campaign(parse_config(values, tmp_path))
+
+
+def test_a_campaign_that_runs_elsewhere_keeps_its_configuration(tmp_path: Path) -> None:
+    config = parse_config(campaign(tmp_path), tmp_path)
+    config.output.mkdir(parents=True)
+    with Ledger(config.output / "ledger.jsonl"):
+        (config.output / "config.yaml").write_text("theirs", encoding="utf-8")
+        with pytest.raises(LedgerError, match="another campaign"):
+            run_campaign(config)
+    assert (config.output / "config.yaml").read_text(encoding="utf-8") == "theirs"

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import fx
 
+from search_space.dim_rules import Slice
 from search_space.graph import (
     CONSTANT,
     INPUT,
     LEAVES,
     Affine,
     Argument,
+    Path,
     Ref,
     SizedGraph,
     SizedNode,
@@ -123,9 +126,9 @@ def body_module(loop: Loop) -> fx.GraphModule:
 
         def convert(
             value: Argument,
-            path: tuple[int | str, ...],
+            path: Path,
             factor: int = factor,
-            slices: Mapping[tuple[int | str, ...], object] = slices,
+            slices: Mapping[Path, Slice] = slices,
         ) -> fx.node.Argument:
             if isinstance(value, tuple):
                 return [convert(item, (*path, k)) for k, item in enumerate(value)]
@@ -137,9 +140,8 @@ def body_module(loop: Loop) -> fx.GraphModule:
                 wanted = slices.get(path)
                 if wanted is None:
                     return entries[value.index, None, 0]
-                dim, ratio = wanted.dim, wanted.ratio  # type: ignore[attr-defined]
-                return entries[value.index, dim, int(factor * ratio)]
-            return torch_value(value) if isinstance(value, TorchConstant) else value  # type: ignore[return-value]
+                return entries[value.index, wanted.dim, int(factor * wanted.ratio)]
+            return _constant(value)
 
         args = node.args if found.args is None else found.args
         kwargs = node.kwargs if found.kwargs is None else found.kwargs
@@ -195,7 +197,14 @@ def _argument(value: Argument, values: Mapping[int, fx.Node]) -> fx.node.Argumen
         return [_argument(item, values) for item in value]
     if isinstance(value, Ref):
         return values[value.index]
-    return torch_value(value) if isinstance(value, TorchConstant) else value  # type: ignore[return-value]
+    return _constant(value)
+
+
+def _constant(value: Argument) -> fx.node.Argument:
+    """A plain argument as torch wants it."""
+    plain: Any = torch_value(value) if isinstance(value, TorchConstant) else value
+    made: fx.node.Argument = plain
+    return made
 
 
 def _call(

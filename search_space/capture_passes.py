@@ -1,0 +1,157 @@
+"""What capture does to a traced graph, pass by pass, before it is analysed.
+
+Each pass takes rows and outputs and gives new ones. They remove what would only hinder analysis:
+edges that carry no data, copies that nobody can tell from the original, nodes that nobody reads.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+
+from search_space.graph import (
+    INPUT,
+    LEAVES,
+    OP,
+    OPAQUE,
+    RANDOM,
+    Argument,
+    Node,
+    Ref,
+    TensorMeta,
+    TorchConstant,
+    map_arguments,
+    walk_arguments,
+)
+from search_space.sizes import evaluate, symbols_of
+
+Rows = tuple[Node, ...]
+Pass = Callable[[Rows, tuple[Argument, ...]], tuple[Rows, tuple[Argument, ...]]]
+
+_CREATED_LIKE: Mapping[str, str] = {
+    "aten.new_ones.default": "aten.ones.default",
+    "aten.new_zeros.default": "aten.zeros.default",
+    "aten.new_empty.default": "aten.empty.memory_format",
+    "aten.new_full.default": "aten.full.default",
+    "aten.ones_like.default": "aten.ones.default",
+    "aten.zeros_like.default": "aten.zeros.default",
+    "aten.empty_like.default": "aten.empty.memory_format",
+    "aten.full_like.default": "aten.full.default",
+}
+
+
+def cut_metadata_edges(
+    rows: Rows, outputs: tuple[Argument, ...]
+) -> tuple[Rows, tuple[Argument, ...]]:
+    """``new_ones(x)``, ``zeros_like(x)`` read only x's dtype, device and sizes: drop the edge.
+
+    Left in, such an edge keeps x alive and breaks the convexity of every region around it.
+    """
+    changed = []
+    for node in rows:
+        op = _CREATED_LIKE.get(node.op)
+        contiguous = node.kind == OP and _is_contiguous(node.outputs[0]) if op else False
+        if op is None or not contiguous:
+            changed.append(node)
+            continue
+        meta = node.outputs[0]
+        fill: tuple[Argument, ...] = ()
+        if op == "aten.full.default":
+            place = 2 if node.op == "aten.new_full.default" else 1
+            fill = (dict(node.kwargs)["fill_value"],) if len(node.args) <= place else (
+                node.args[place],
+            )  # fmt: skip
+        kwargs: tuple[tuple[str, Argument], ...] = (
+            ("dtype", TorchConstant("dtype", meta.dtype)),
+            ("device", TorchConstant("device", meta.device)),
+        )
+        changed.append(
+            dataclasses.replace(
+                node, op=op, args=(meta.shape, *fill), kwargs=kwargs, traits=frozenset()
+            )
+        )
+    return tuple(changed), outputs
+
+
+def _is_contiguous(meta: TensorMeta) -> bool:
+    """Whether strides are those of a row-major tensor, judged at values of the symbols that no
+    two sizes are likely to share."""
+    symbols = sorted(set().union(*(symbols_of(size) for size in (*meta.shape, *meta.strides))))
+    values = {symbol: 997 + 10 * place for place, symbol in enumerate(symbols)}
+    step: int = 1
+    for size, stride in zip(reversed(meta.shape), reversed(meta.strides), strict=True):
+        if size != 1 and evaluate(stride, values) != step:
+            return False
+        step *= int(evaluate(size, values))
+    return True
+
+
+def drop_clones(rows: Rows, outputs: tuple[Argument, ...]) -> tuple[Rows, tuple[Argument, ...]]:
+    """Remove ``clone``s that keep the layout, as evaluation-mode dropout leaves them.
+
+    The graph is functional, so that nobody can tell the copy from the original, except the caller
+    where the copy is an output.
+    """
+    kept = {value.index for _, value in walk_arguments(outputs) if isinstance(value, Ref)}
+    moved: dict[int, int] = {}
+    for node in rows:
+        if node.op == "aten.clone.default" and node.index not in kept:
+            source = node.args[0]
+            assert isinstance(source, Ref)
+            origin = moved.get(source.index, source.index)
+            if rows[origin].outputs[0] == node.outputs[0]:
+                moved[node.index] = origin
+    return _redirect(rows, outputs, moved)
+
+
+def drop_dead(rows: Rows, outputs: tuple[Argument, ...]) -> tuple[Rows, tuple[Argument, ...]]:
+    """Remove ops and the model's own leaves that no output needs; renumber the rest."""
+    live = {value.index for _, value in walk_arguments(outputs) if isinstance(value, Ref)}
+    for node in reversed(rows):
+        if node.index in live or OPAQUE in node.traits or RANDOM in node.traits:
+            live.add(node.index)
+            live.update(
+                value.index
+                for _, value in walk_arguments(node.args, node.kwargs)
+                if isinstance(value, Ref)
+            )
+    live.update(node.index for node in rows if node.kind == INPUT)
+    ordered = [node for node in rows if node.index in live]
+    ordered.sort(key=lambda node: node.kind not in LEAVES)  # leaves first, order kept
+    places = {node.index: place for place, node in enumerate(ordered)}
+
+    def move(value: Argument) -> Argument:
+        return Ref(places[value.index]) if isinstance(value, Ref) else value
+
+    renumbered = tuple(
+        dataclasses.replace(
+            node,
+            index=place,
+            args=tuple(map_arguments(value, move) for value in node.args),
+            kwargs=tuple((name, map_arguments(value, move)) for name, value in node.kwargs),
+        )
+        for place, node in enumerate(ordered)
+    )
+    return renumbered, tuple(map_arguments(value, move) for value in outputs)
+
+
+def _redirect(
+    rows: Rows, outputs: tuple[Argument, ...], moved: Mapping[int, int]
+) -> tuple[Rows, tuple[Argument, ...]]:
+    def move(value: Argument) -> Argument:
+        return Ref(moved.get(value.index, value.index)) if isinstance(value, Ref) else value
+
+    changed = tuple(
+        dataclasses.replace(
+            node,
+            args=tuple(map_arguments(value, move) for value in node.args),
+            kwargs=tuple((name, map_arguments(value, move)) for name, value in node.kwargs),
+        )
+        for node in rows
+    )
+    return changed, tuple(map_arguments(value, move) for value in outputs)
+
+
+PASSES: tuple[Pass, ...] = (cut_metadata_edges, drop_clones, drop_dead)
+"""What capture does to the traced rows, in order."""
+

@@ -1,0 +1,92 @@
+"""What a campaign would do, and what it found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cost_models.scoring import Score
+from search_space.budget import Budget
+from tuner.config import CampaignConfig
+from tuner.database import PlanRow, Reference
+from tuner.measurer import Confirmed
+from tuner.runtime.analysis import Analysis
+
+
+@dataclass(frozen=True)
+class BudgetResult:
+    """A budget at a length, and the plan that serves it; None where no run confirmed one."""
+
+    budget: Budget
+    limit_bytes: int | None
+    row: PlanRow | None
+
+
+@dataclass(frozen=True)
+class LengthResult:
+    """What a campaign found at one length.
+
+    Attributes:
+        length: as in the campaign file.
+        eager: the eager model's peak (measured, or as told without running it) and latency.
+        reference: what latencies are relative to, ``eager`` or ``lowest plan``.
+        budgets: one result a budget.
+        frontier: the confirmed plans worth keeping, by peak.
+        confirmed: every real run, in order.
+        memory_error: largest relative error of the predicted peaks, against what was requested of
+            the allocator; NaN without a run.
+    """
+
+    length: int
+    eager: Reference
+    reference: str
+    budgets: tuple[BudgetResult, ...]
+    frontier: tuple[PlanRow, ...]
+    confirmed: tuple[Confirmed, ...]
+    memory_error: float
+
+
+@dataclass(frozen=True)
+class CampaignResult:
+    """What a campaign found, and how good its cost model was on timings it had not seen."""
+
+    lengths: tuple[LengthResult, ...]
+    model_used: str
+    scores: Mapping[str, Score]
+    files: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class LengthPlan:
+    """What a campaign would do at a length: for ``--dry-run``."""
+
+    length: int
+    fingerprint: str
+    classes: int
+    space_size: int
+    region_timings: int
+    real_runs: int
+
+
+def plan_campaign(config: CampaignConfig, analyses: Mapping[int, Analysis]) -> list[LengthPlan]:
+    """The size of each length's space, and the most real runs that it would take."""
+    found = []
+    for length, analysis in analyses.items():
+        space = analysis.space
+        found.append(
+            LengthPlan(
+                length,
+                analysis.graph.fingerprint,
+                len(space.classes),
+                space.size,
+                sum(len(timed_sizes(grid)) + 1 for grid in space.grids),
+                2 + len(config.budgets) * (1 + config.confirm.top_k * config.search.rounds),
+            )
+        )
+    return found
+
+
+def timed_sizes(grid: Sequence[int]) -> tuple[int, ...]:
+    """The chunk sizes of a grid to time alone: every second one, from the largest."""
+    return tuple(grid[::2])
