@@ -26,6 +26,20 @@ Cost = Callable[[RegionClass, int], float]
 together; may be negative."""
 
 Setting = tuple[tuple[RegionClass, int], ...]
+Gains = dict[str, int]
+"""What each class removed from the excess when it was last tried, by key."""
+
+
+_TRIED_IN_ALL_SIZES = 8
+"""Classes, at each step, whose chunk sizes are all tried."""
+
+_LAG = 4
+"""A class that last removed less than this part of what the best remove is not tried again."""
+
+_UNTRIED = 1 << 62
+
+_MOST_EASED = 200
+"""Cheaper settings tried at each step of relaxing, of each kind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +61,10 @@ class Selector:
         self.space = space
         self._cost = cost
         self._costs: dict[tuple[str, int], float] = {}
+        self._overlaps: dict[tuple[str, str], bool] = {}
+        self._grids = {
+            item.key: grid for item, grid in zip(space.classes, space.grids, strict=True)
+        }
 
     def within(self, budget_bytes: int) -> Selected:
         """The plan that costs least within the budget; nothing is chunked for speed alone.
@@ -54,10 +72,14 @@ class Selector:
         Raises:
             BudgetError: no plan fits; it carries the lowest peak that was found.
         """
-        for weigh in (True, False):
-            setting = self._descend((), budget_bytes, weigh)
-            if not self._excess(setting, budget_bytes):
-                return self._selected(self._relax(setting, budget_bytes))
+        found = [self._descend((), budget_bytes, weigh) for weigh in (True, False)]
+        fitting = [
+            self._relax(setting, budget_bytes)
+            for setting in found
+            if not self._excess(setting, budget_bytes)
+        ]
+        if fitting:
+            return self._selected(min(fitting, key=self._extra))
         least = self._least
         lowest_bytes = self._peak(least)
         if lowest_bytes > budget_bytes:
@@ -93,8 +115,25 @@ class Selector:
         return min(found, key=self._peak)
 
     def _lowest_setting(self, weigh: bool, most_extra_s: float | None) -> Setting:
-        """Descend in steps, smaller ones where a larger one fails."""
-        best: Setting = ()
+        """The lowest of several descents."""
+
+        def allowed(setting: Setting) -> bool:
+            return most_extra_s is None or self._extra(setting) <= most_extra_s
+
+        # what a distant target makes of the whole profile may lead lower than many small steps
+        starts = [
+            self._descend((), int(self.unchunked_bytes * share), weigh)
+            for share in (0.5, 0.25, 0.12, 0.06, 0.03)
+        ]
+        start = min(filter(allowed, [(), *starts]), key=self._peak)
+        found = [self._step_down(first, weigh, allowed) for first in dict.fromkeys(((), start))]
+        return min(found, key=self._peak)
+
+    def _step_down(
+        self, best: Setting, weigh: bool, allowed: Callable[[Setting], bool]
+    ) -> Setting:
+        """Lower the peak in steps, smaller ones where a larger one fails, for as long as some
+        allowed setting does."""
         for step in (0.07, 0.02):
             while True:
                 peak = self._peak(best)
@@ -102,23 +141,20 @@ class Selector:
                 setting = self._descend(best, target, weigh)
                 if self._peak(setting) >= peak:
                     setting = self._descend((), target, weigh)
-                too_slow = most_extra_s is not None and self._extra(setting) > most_extra_s
-                if self._peak(setting) >= peak or too_slow:
+                if self._peak(setting) >= peak or not allowed(setting):
                     break
                 best = setting
         return best
 
-    def _descend(self, setting: Setting, budget: int, weigh: bool = True) -> Setting:
+    def _descend(self, setting: Setting, budget: int, weigh: bool) -> Setting:
         """Take the best move until nothing is above the budget, or no move helps: the move that
         removes most per added second, or, unless ``weigh``, that removes most."""
+        gains: Gains = {}
         excess = self._excess(setting, budget)
         while excess:
             best: tuple[float, int, Setting] | None = None
             now = self._extra(setting)
-            for moved in self._moves(setting):
-                left = self._try_excess(moved, budget)
-                if left is None or left >= excess:
-                    continue
+            for left, moved in self._promising(setting, budget, excess, gains):
                 # what costs nothing or less is worth most
                 price = max(self._extra(moved) - now, 1e-6) if weigh else 1.0
                 worth = (excess - left) / price
@@ -129,38 +165,96 @@ class Selector:
             excess, setting = best[1], best[2]
         return setting
 
-    def _moves(self, setting: Setting) -> Iterator[Setting]:
-        chosen = {item.key: size for item, size in setting}
-        for item, grid in zip(self.space.classes, self.space.grids, strict=True):
-            kept = tuple(
-                (other, size)
-                for other, size in setting
-                if other.key != item.key and not overlap(item, other)
-            )
-            for size in grid:
-                if chosen.get(item.key) != size:
-                    yield (*kept, (item, size))
+    def _promising(
+        self, setting: Setting, budget: int, excess: int, gains: Gains
+    ) -> Iterator[tuple[int, Setting]]:
+        """Moves that lower the excess, with what is left of it.
+
+        A class is tried in its smallest chunks first, which lower most; only the classes that do
+        best so, for what they remove or for what that costs, are tried in all chunk sizes. Classes
+        come in the order of what they removed when last tried, and those that removed much less
+        than the best now do are left out: gains seldom grow as a setting does.
+        """
+        now = self._extra(setting)
+        found: list[tuple[int, float, RegionClass, Setting]] = []
+        enough = -1
+        for item in sorted(
+            self.space.classes, key=lambda one: -gains.get(one.key, _UNTRIED)
+        ):
+            if gains.get(item.key, _UNTRIED) < enough:
+                break
+            kept = self._beside(setting, item)
+            smallest = (*kept, (item, self._grid(item)[-1]))
+            left = self._try_excess(smallest, budget)
+            gains[item.key] = 0 if left is None else max(excess - left, 0)
+            if left is not None and left < excess:
+                yield left, smallest
+                price = max(self._extra(smallest) - now, 1e-6)
+                found.append((excess - left, (excess - left) / price, item, kept))
+                if len(found) >= _TRIED_IN_ALL_SIZES:
+                    enough = sorted(row[0] for row in found)[-_TRIED_IN_ALL_SIZES] // _LAG
+        by_bytes = sorted(found, key=lambda row: -row[0])[:_TRIED_IN_ALL_SIZES]
+        by_worth = sorted(found, key=lambda row: -row[1])[:_TRIED_IN_ALL_SIZES]
+        tried = {row[2].key: row for row in (*by_bytes, *by_worth)}
+        for _, _, item, kept in tried.values():
+            for size in self._grid(item)[:-1]:
+                moved = (*kept, (item, size))
+                left = self._try_excess(moved, budget)
+                if left is not None and left < excess:
+                    yield left, moved
+
+    def _beside(self, setting: Setting, item: RegionClass) -> Setting:
+        """What of a setting can stand beside a class."""
+        return tuple(
+            (other, size)
+            for other, size in setting
+            if other.key != item.key and not self._overlap(item, other)
+        )
+
+    def _overlap(self, a: RegionClass, b: RegionClass) -> bool:
+        key = (a.key, b.key)
+        if key not in self._overlaps:
+            self._overlaps[key] = self._overlaps[key[::-1]] = overlap(a, b)
+        return self._overlaps[key]
+
+    def _grid(self, item: RegionClass) -> tuple[int, ...]:
+        return self._grids[item.key]
 
     def _relax(self, setting: Setting, budget: int) -> Setting:
-        """Drop choices and widen chunks wherever that is faster and the budget still holds."""
-        changed = True
-        while changed:
-            changed = False
-            options: list[Setting] = []
-            for place, (item, size) in enumerate(setting):
-                rest = (*setting[:place], *setting[place + 1 :])
-                options.append(rest)
-                grid = self.space.grids[self.space.classes.index(item)]
-                options.extend((*rest, (item, wider)) for wider in grid if wider != size)
+        """Drop choices, widen chunks and put one class in the place of another wherever that is
+        faster and the budget still holds."""
+        while True:
             now = self._extra(setting)
-            options.sort(key=self._extra)
-            for option in options:
-                if self._extra(option) >= now:
-                    break
-                if self._try_excess(option, budget) == 0:
-                    setting, changed = option, True
-                    break
-        return setting
+            better = None
+            for options in (self._smaller(setting), self._swapped(setting)):
+                cheaper = sorted(
+                    (one for one in options if self._extra(one) < now), key=self._extra
+                )
+                fitting = (
+                    one for one in cheaper[:_MOST_EASED] if self._try_excess(one, budget) == 0
+                )
+                better = better or next(fitting, None)
+            if better is None:
+                return setting
+            setting = better
+
+    def _smaller(self, setting: Setting) -> Iterator[Setting]:
+        """One choice dropped, or at another chunk size."""
+        for place, (item, size) in enumerate(setting):
+            rest = (*setting[:place], *setting[place + 1 :])
+            yield rest
+            for other in self._grid(item):
+                if other != size:
+                    yield (*rest, (item, other))
+
+    def _swapped(self, setting: Setting) -> Iterator[Setting]:
+        """One class in the place of another."""
+        for place, (item, _) in enumerate(setting):
+            rest = (*setting[:place], *setting[place + 1 :])
+            for other in self.space.classes:
+                if other.key != item.key and self._beside(rest, other) == rest:
+                    for size in self._grid(other):
+                        yield (*rest, (other, size))
 
     def _choices(self, setting: Setting) -> tuple[Choice, ...]:
         return self._plan(setting).choices

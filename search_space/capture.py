@@ -24,10 +24,12 @@ from torch.utils._sympy.printers import PythonPrinter
 
 from search_space.capture_passes import PASSES, Rows
 from search_space.errors import CaptureError
+from search_space.forgotten import caches_forgotten
 from search_space.graph import (
     ALIAS,
     BUFFER,
     CONSTANT,
+    FRESH,
     INPUT,
     OP,
     OPAQUE,
@@ -169,10 +171,10 @@ def _export(flat: _Flat, tensors: tuple[torch.Tensor, ...]) -> Any:
     auto = torch.export.Dim.AUTO
     shapes = (tuple(dict.fromkeys(range(t.dim()), auto) for t in tensors),)
     try:
-        with torch.no_grad(), warnings.catch_warnings(), _quiet():
+        with torch.no_grad(), warnings.catch_warnings(), _quiet(), caches_forgotten():
             warnings.simplefilter("ignore")
             program = torch.export.export(flat, tensors, strict=False, dynamic_shapes=shapes)
-            program = program.run_decompositions({})
+            program = program.run_decompositions(_taken_apart())
     except Exception as error:  # whatever the model's own code raises while traced
         reason = str(error).strip().splitlines()
         raise CaptureError(
@@ -188,6 +190,13 @@ def _export(flat: _Flat, tensors: tuple[torch.Tensor, ...]) -> Any:
             "model cannot be captured. Turn the cache or running statistics off"
         )
     return program
+
+
+def _taken_apart() -> dict[Any, Any]:
+    """Ops that the exporter replaces by what they consist of: einsum, into the views and the
+    product that it runs as, since how its arguments lie in memory decides what it copies."""
+    known = torch.export.default_decompositions()
+    return {op: known[op] for op in (torch.ops.aten.einsum.default,) if op in known}
 
 
 class _Symbols:
@@ -401,7 +410,30 @@ def _traits(target: Any, name: str, value: Any, node: torch.fx.Node) -> frozense
             source = source[0]
         if all(torch._C._is_alias_of(source, part) for part in parts):  # type: ignore[attr-defined]
             found.add(ALIAS)
+    if not aliased and ALIAS not in found and _is_fresh(target, node):
+        found.add(FRESH)
     return frozenset(found)
+
+
+_COMPUTING = frozenset({
+    "aten.linear", "aten.matmul", "aten.layer_norm", "aten.softmax", "aten.log_softmax",
+    "aten.group_norm", "aten.rms_norm", "aten.conv1d", "aten.conv2d", "aten.conv3d", "aten.silu",
+    "aten.scaled_dot_product_attention", "aten.batch_norm", "aten.instance_norm", "aten.where",
+})  # fmt: skip
+"""Composite ops that compute all of their output, so that it can share no argument's storage."""
+
+
+def _is_fresh(target: Any, node: torch.fx.Node) -> bool:
+    """Whether an op without alias annotations always makes its output new. Kernels do; composite
+    ops may hand an argument through where nothing is to be done, so that only some are trusted."""
+    if any(value.op == "get_attr" for value in node.all_input_nodes):
+        return False
+    composite = torch._C._dispatch_has_kernel_for_dispatch_key(
+        target.name(), "CompositeImplicitAutograd"
+    )
+    return not composite or str(target).rpartition(".")[0] in _COMPUTING
+
+
 
 
 def _module_path(node: torch.fx.Node) -> str:

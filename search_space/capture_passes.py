@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 
+from search_space.capture_masks import restore_grouped_heads, restore_mask_flags
 from search_space.graph import (
     INPUT,
     LEAVES,
@@ -152,6 +153,8 @@ def _redirect(
     return changed, tuple(map_arguments(value, move) for value in outputs)
 
 
-PASSES: tuple[Pass, ...] = (cut_metadata_edges, drop_clones, drop_dead)
+PASSES: tuple[Pass, ...] = (
+    cut_metadata_edges, drop_clones, restore_mask_flags, restore_grouped_heads, drop_dead,
+)  # fmt: skip
 """What capture does to the traced rows, in order."""
 

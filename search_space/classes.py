@@ -67,7 +67,7 @@ def class_key(loop: Loop) -> str:
     for place, index in enumerate(region.nodes):
         node = graph.nodes[index]
         rows.append((
-            index if index in region.recomputed else index - region.anchor,
+            index if index in region.shared else index - region.anchor,
             node.op,
             tuple(map_arguments(value, relative) for value in node.args),
             tuple((name, map_arguments(value, relative)) for name, value in node.kwargs),

@@ -7,8 +7,9 @@ apart into products that the real kernel never stores.
 
 from __future__ import annotations
 
+import contextlib
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from search_space.errors import CaptureError
+from search_space.forgotten import caches_forgotten
 from search_space.layout import Layout
 from search_space.workspace import Call, Operand, workspace_bytes
 
@@ -116,40 +118,55 @@ class _WholeAttention(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is not torch.nn.functional.scaled_dot_product_attention:
             return func(*args, **kwargs)
-        query, key, value, mask = _attention_tensors(args, kwargs)
+        given = {**dict(zip(_ATTENTION, args, strict=False)), **kwargs}
+        query, value = given["query"], given["value"]
         # the kernel lays its output out as (batch, length, heads, features)
         shape = (*query.shape[:-1], value.shape[-1])
         if query.dim() == 4:
             made = query.new_empty((shape[0], shape[2], shape[1], shape[3])).transpose(1, 2)
         else:
             made = query.new_empty(shape)
-        self._counter.transient(_attention_workspace(query, key, value, mask, self._device))
+        self._counter.transient(_attention_workspace(given, self._device))
         return made
 
 
-def _attention_tensors(
-    args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    names = ("query", "key", "value", "attn_mask")
-    given = {**dict(zip(names, args, strict=False)), **kwargs}
-    return given["query"], given["key"], given["value"], given.get("attn_mask")
+_ATTENTION = (
+    "query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa"
+)  # fmt: skip
 
 
-def _attention_workspace(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    mask: torch.Tensor | None,
-    device: str,
-) -> int:
-    tensors = [t for t in (query, key, value, mask) if t is not None]
+def _attention_workspace(given: Mapping[str, Any], device: str) -> int:
+    tensors = [given[name] for name in _ATTENTION[:4] if given.get(name) is not None]
     operands = tuple(
         Operand(k, Layout(tuple(t.shape), tuple(t.stride())), str(t.dtype).removeprefix("torch."))
         for k, t in enumerate(tensors)
     )
-    dtype = str(query.dtype).removeprefix("torch.")
-    call = Call(operands, (), tuple(query.shape), dtype, device)
+    dtype = str(tensors[0].dtype).removeprefix("torch.")
+    flags = tuple((name, bool(given.get(name))) for name in ("is_causal", "enable_gqa"))
+    call = Call(operands, (), tuple(tensors[0].shape), dtype, device, flags)
     return workspace_bytes("aten.scaled_dot_product_attention.default", call)
+
+
+@contextlib.contextmanager
+def _autocast_asked_of(device: str) -> Iterator[None]:
+    """Model code that asks for the autocast state of its tensors' device gets the real device's:
+    torch has none for tensors without data, and raises."""
+    asked = ("get_autocast_dtype", "is_autocast_enabled")
+    originals = {name: getattr(torch, name) for name in asked}
+
+    def redirected(name: str) -> Callable[..., Any]:
+        def ask(*args: Any) -> Any:
+            return originals[name](*(device if arg == "meta" else arg for arg in args))
+
+        return ask
+
+    for name in asked:
+        setattr(torch, name, redirected(name))
+    try:
+        yield
+    finally:
+        for name, original in originals.items():
+            setattr(torch, name, original)
 
 
 def eager_peak_bytes(
@@ -196,6 +213,8 @@ def _run(
         )
     }
     given, keywords = pytree.tree_map_only(torch.Tensor, convert, (args, kwargs))
-    attention = _WholeAttention(counter, next(iter(devices), "cpu"))
-    with torch.no_grad(), _Sizes(counter), attention:
+    device = next(iter(devices), "cpu")
+    attention = _WholeAttention(counter, device)
+    asked = _autocast_asked_of(device)
+    with torch.no_grad(), caches_forgotten(), asked, _Sizes(counter), attention:
         torch.func.functional_call(model, weights, given, keywords, strict=False)

@@ -14,6 +14,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
 
+import numpy as np
+from numpy.typing import NDArray
+
 from search_space.errors import UnsupportedSizes
 from search_space.sizes import Expr, Size, evaluate
 
@@ -43,14 +46,28 @@ class TorchConstant:
 
 @dataclass(frozen=True, slots=True)
 class Affine:
-    """An argument of a chunk's op: ``constant + start * chunk_start + length * chunk_length``.
+    """An argument of a chunk's op:
+    ``(constant + start * chunk_start + length * chunk_length) / divisor``, a whole number.
 
-    Start and length are counted in positions of the node's own chunk dimension.
+    Start and length are counted in positions of the node's own chunk dimension. A divisor needs a
+    rule whose chunks are multiples of it (``Flow.step``).
     """
 
     constant: int = 0
     start: int = 0
     length: int = 0
+    divisor: int = 1
+
+    def value(self, start: int, length: int) -> int:
+        """The argument where a chunk has ``length`` positions from ``start`` on.
+
+        Raises:
+            ValueError: it would be no whole number.
+        """
+        total = self.constant + self.start * start + self.length * length
+        if total % self.divisor:
+            raise ValueError(f"{total} positions do not divide by {self.divisor}")
+        return total // self.divisor
 
 
 Argument = (
@@ -95,10 +112,11 @@ INPUT, PARAMETER, BUFFER, CONSTANT, OP = "input", "parameter", "buffer", "consta
 LEAVES = frozenset({INPUT, PARAMETER, BUFFER, CONSTANT})
 
 # Traits, read off the op by capture.
-POINTWISE, RANDOM, ALIAS, OPAQUE = "pointwise", "random", "alias", "opaque"
+POINTWISE, RANDOM, ALIAS, OPAQUE, FRESH = "pointwise", "random", "alias", "opaque", "fresh"
 """pointwise: elementwise with broadcasting. random: draws numbers. alias: the output shares the
 first tensor argument's storage. opaque: must never stand in a region (side effects, data-dependent
-sizes, mutation)."""
+sizes, mutation). fresh: the output's storage is new, at whatever sizes; an op that is neither
+alias nor fresh may be the one or the other."""
 
 
 def _walk(value: Argument, path: Path) -> Iterator[tuple[Path, Argument]]:
@@ -305,6 +323,11 @@ class SizedGraph:
     outputs: tuple[Argument, ...]
     bindings: tuple[tuple[str, int], ...]
     fingerprint: str = field(default="", compare=False)
+
+    @cached_property
+    def is_leaf(self) -> NDArray[np.bool_]:
+        """For each node, whether it computes nothing: an input, parameter, buffer or constant."""
+        return np.array([node.kind in LEAVES for node in self.nodes], bool)
 
     @cached_property
     def users(self) -> tuple[tuple[int, ...], ...]:

@@ -23,6 +23,7 @@ from search_space.regions import arguments
 _CHEAP = frozenset({
     "aten.expand", "aten.arange", "aten.full", "aten.ones", "aten.zeros", "aten.empty",
     "aten.index", "aten.where", "aten.__and__", "aten.__or__", "aten.embedding",
+    "aten.layer_norm", "aten.rms_norm", "aten.mean",
 })  # fmt: skip
 
 
@@ -34,7 +35,8 @@ class Growth:
         nodes, dims: in order of joining, so descending.
         recomputed: members whose originals stay outside.
         standing_bytes: after each join, bytes of intermediates that enter or leave the region.
-        hidden_bytes: after each join, the largest storage that would exist in slices alone.
+        hidden_bytes: after each join, the largest storage or workspace that would exist in slices
+            alone.
         part_of: for a part of an op with several outputs, that op; else None.
     """
 
@@ -66,8 +68,11 @@ class Growth:
         )
 
 
-def regenerable(graph: SizedGraph, ratio: int = 4) -> frozenset[int]:
-    """Nodes that cheap ops can make again from tensors ``ratio`` times smaller, such as masks."""
+def regenerable(graph: SizedGraph, ratio: int) -> frozenset[int]:
+    """Nodes that cheap ops can make again from tensors ``ratio`` times smaller.
+
+    With a ratio of 4, masks; with 1, also norms and gates of one tensor.
+    """
     roots: list[int] = []
     found: set[int] = set()
     for node in graph.nodes:
@@ -94,14 +99,16 @@ def grow(
     again: frozenset[int] = frozenset(),
     span: int = 400,
     probe: Probe | None = None,
+    workspace_bytes: Sequence[int] | None = None,
 ) -> Growth | None:
     """Grow from ``seed``'s output sliced at ``dim``; None where the seed itself cannot be sliced.
 
     Args:
         again: nodes that may be computed again inside (see :func:`regenerable`).
         span: how many places before the seed are looked at.
+        workspace_bytes: per node, what its kernel allocates beside its output.
     """
-    grower = _Grower(graph, seed, dim, again, probe)
+    grower = _Grower(graph, seed, dim, again, probe, workspace_bytes)
     first = max(0, seed - span)
     for index in range(seed, first - 1, -1):
         if graph.nodes[index].kind in LEAVES or not grower.pending(index):
@@ -129,11 +136,18 @@ class _Grower:
     """The state of one growth, visited from the seed back."""
 
     def __init__(
-        self, graph: SizedGraph, seed: int, dim: int, again: frozenset[int], probe: Probe | None
+        self,
+        graph: SizedGraph,
+        seed: int,
+        dim: int,
+        again: frozenset[int],
+        probe: Probe | None,
+        workspace_bytes: Sequence[int] | None,
     ) -> None:
         self.graph = graph
         self.again = again - {seed}
         self.probe = probe
+        self.workspace_bytes = workspace_bytes
         self.wanted: dict[int, tuple[int, Fraction]] = {seed: (dim, Fraction(1))}
         self.lowest_wanted = seed
         self.seed_size = graph.nodes[seed].output.shape[dim]
@@ -220,6 +234,8 @@ class _Grower:
             self._standing += size
         elif own == index:
             self._hidden = max(self._hidden, size)
+        if self.workspace_bytes is not None:
+            self._hidden = max(self._hidden, int(self.workspace_bytes[index]))
         self.standing.append(self._standing)
         self.hidden.append(self._hidden)
 

@@ -47,6 +47,21 @@ def is_contiguous(layout: Layout) -> bool:
     return True
 
 
+def is_channels_last(layout: Layout) -> bool:
+    """Whether ``(N, C, positions...)`` lies with its channels innermost and the positions in order
+    after them, which kernels take for the layout to keep."""
+    if len(layout.shape) not in (4, 5) or is_contiguous(layout) or layout.shape[1] == 1:
+        return False
+    step = 1
+    for dim in (1, *range(len(layout.shape) - 1, 1, -1)):
+        if layout.shape[dim] == 1:
+            continue
+        if layout.strides[dim] != step:
+            return False
+        step *= layout.shape[dim]
+    return layout.shape[0] == 1 or layout.strides[0] >= step
+
+
 def dense_like(shape: Sequence[int], strides: Sequence[int]) -> Layout:
     """A dense layout of ``shape`` whose dimensions lie in the order that ``strides`` give.
 
@@ -194,6 +209,31 @@ def _reshape(layout: Layout, args: tuple[Argument, ...], shape: tuple[int, ...])
     return reshaped(layout, shape)
 
 
+def _view_as_real(layout: Layout, args: tuple[Argument, ...], shape: tuple[int, ...]) -> Layout:
+    return Layout(shape, (*(2 * stride for stride in layout.strides), 1))
+
+
+def _view_as_complex(
+    layout: Layout, args: tuple[Argument, ...], shape: tuple[int, ...]
+) -> Layout:
+    return Layout(shape, tuple(stride // 2 for stride in layout.strides[:-1]))
+
+
+def _unfold(layout: Layout, args: tuple[Argument, ...], shape: tuple[int, ...]) -> Layout:
+    dim = _dim(_int(args[1]), len(layout.shape))
+    strides = list(layout.strides)
+    strides[dim] *= _int(args[3], 1)
+    return Layout(shape, (*strides, layout.strides[dim]))
+
+
+def _diagonal(layout: Layout, args: tuple[Argument, ...], shape: tuple[int, ...]) -> Layout:
+    rank = len(layout.shape)
+    a = _dim(_int(args[2]) if len(args) > 2 else 0, rank)
+    b = _dim(_int(args[3]) if len(args) > 3 else 1, rank)
+    kept = [layout.strides[d] for d in range(rank) if d not in (a, b)]
+    return Layout(shape, (*kept, layout.strides[a] + layout.strides[b]))
+
+
 View = Callable[[Layout, tuple[Argument, ...], tuple[int, ...]], Layout | None]
 
 _VIEWS: dict[str, View] = {
@@ -219,6 +259,14 @@ _VIEWS: dict[str, View] = {
     "aten.reshape": _reshape,
     "aten.unflatten": _reshape,
     "aten.flatten": _reshape,
+    "aten.swapaxes": _transpose,
+    "aten.swapdims": _transpose,
+    "aten.broadcast_to": _expand,
+    "aten.unsafe_split": _same,
+    "aten.view_as_real": _view_as_real,
+    "aten.view_as_complex": _view_as_complex,
+    "aten.unfold": _unfold,
+    "aten.diagonal": _diagonal,
 }
 
 

@@ -2,7 +2,7 @@
 
 Exact liveness over the schedule: a storage lives from the step that makes it to the last step that
 reads it or a view of it; the model's outputs live to the end; inputs and weights belong to the
-caller and count nothing. At a step
+caller and count nothing (:mod:`search_space.storages`). At a step
 
     live = storages alive before + the step's outputs + its transient bytes
 
@@ -11,52 +11,33 @@ loop's outputs are allocated when its first pass has shown their dtype, so that
 
     transient(loop) = max(body(first) - outputs, results(first), body(second)),
 
-with the second pass smaller where it is the ragged last one.
+with the second pass smaller where it is the ragged last one, and outputs that are donated an
+input's storage not counted among those allocated.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from math import prod
 
+from search_space.classes import class_key
 from search_space.dim_rules import Flow, Probe
 from search_space.errors import PlanError
 from search_space.graph import (
     ALIAS,
     ITEM_BYTES,
-    LEAVES,
     Affine,
     Argument,
     SizedGraph,
-    Tensor,
     map_arguments,
 )
-from search_space.layout import Layout, contiguous, dense_like, is_dense, view_layout
+from search_space.layout import Layout, contiguous, dense_like, view_layout
 from search_space.plan import Choice, Plan, Region
 from search_space.regions import Loop, arguments, resolve
-from search_space.schedule import Step, schedule
+from search_space.storages import Profile, Storages
 from search_space.workspace import Call, Operand, workspace_bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Profile:
-    """The memory of a plan.
-
-    Attributes:
-        peak_bytes: the largest of ``live_bytes``.
-        live_bytes: per step, the most bytes alive while it runs.
-        steps: what runs, in order.
-    """
-
-    peak_bytes: int
-    live_bytes: tuple[int, ...]
-    steps: tuple[Step, ...]
-
-    def excess(self, budget_bytes: int) -> int:
-        """Bytes above the budget, summed over the steps; 0 where the budget is met."""
-        return sum(live - budget_bytes for live in self.live_bytes if live > budget_bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +55,7 @@ class MemoryModel:
         self.graph = graph
         self._probe = probe
         self._loops: dict[Region, Loop] = {}
-        self._bodies: dict[tuple[Region, int], Body] = {}
+        self._bodies: dict[tuple[Region, int, frozenset[int]], Body] = {}
         self._profiles: dict[tuple[Choice, ...], Profile] = {}
 
     def loop(self, region: Region) -> Loop:
@@ -82,6 +63,30 @@ class MemoryModel:
         if region not in self._loops:
             self._loops[region] = resolve(self.graph, region, self._probe)
         return self._loops[region]
+
+    def know(self, loops: Iterable[Loop]) -> None:
+        """Take loops found by analogy (:func:`search_space.repeats.transplant`) as resolved, for
+        questions of memory; :meth:`resolved` still resolves their regions."""
+        for loop in loops:
+            self._loops.setdefault(loop.region, loop)
+
+    def resolved(self, choices: Sequence[Choice]) -> list[tuple[Choice, list[Loop]]]:
+        """As :meth:`active`, for running: each region resolved by itself.
+
+        Raises:
+            IllegalRegion: a region cannot run in this graph at this length.
+            PlanError: the regions of a choice are not of one class, so that one body cannot serve
+                them all.
+        """
+        found = []
+        for choice, _ in self.active(choices):
+            loops = [resolve(self.graph, region, self._probe) for region in choice.regions]
+            odd = next((one for one in loops if class_key(one) != class_key(loops[0])), None)
+            if odd is not None:
+                ends = [self.graph.nodes[one.region.anchor].label for one in (loops[0], odd)]
+                raise PlanError(f"the regions that end in {' and '.join(ends)} are not alike")
+            found.append((choice, loops))
+        return found
 
     def profile(self, choices: Sequence[Choice] = ()) -> Profile:
         """The memory of a plan with these choices; those of chunk sizes that cover a whole extent
@@ -104,121 +109,73 @@ class MemoryModel:
         """The choices that do something at this length, with their loops."""
         found = []
         for choice in choices:
-            if choice.inner is not None or any(place >= 0 for place in choice.donated):
-                raise PlanError("nested and donated choices are not known to this version")
+            if choice.inner is not None:
+                raise PlanError("nested choices are not known to this version")
             loops = [self.loop(region) for region in choice.regions]
             if choice.chunk_size < loops[0].extent:
                 found.append((choice, loops))
         return found
 
-    def body(self, loop: Loop, chunk_size: int) -> Body:
-        """The memory of one pass at a chunk size."""
-        key = (loop.region, chunk_size)
+    def body(
+        self, loop: Loop, chunk_size: int, row_major: frozenset[int] = frozenset()
+    ) -> Body:
+        """The memory of one pass at a chunk size.
+
+        Args:
+            row_major: inputs that do not lie as captured, see :mod:`search_space.relayout`.
+        """
+        key = (loop.region, chunk_size, row_major)
         if key not in self._bodies:
-            self._bodies[key] = body_memory(loop, chunk_size)
+            self._bodies[key] = body_memory(loop, chunk_size, row_major)
         return self._bodies[key]
 
-    def transient_bytes(self, loop: Loop, chunk_size: int) -> int:
-        """The most that a loop needs beside its inputs and whole outputs; see the module."""
+    def transient_bytes(
+        self,
+        loop: Loop,
+        chunk_size: int,
+        row_major: frozenset[int] = frozenset(),
+        donated_bytes: int = 0,
+    ) -> int:
+        """The most that a loop needs beside its inputs and whole outputs; see the module.
+
+        Args:
+            row_major: inputs that do not lie as captured.
+            donated_bytes: of outputs that are written into inputs, and so never allocated.
+        """
         outputs = sum(loop.graph.nodes[node].output.nbytes for node in loop.outputs)
-        first = self.body(loop, chunk_size)
-        second = self.body(loop, min(chunk_size, loop.extent - chunk_size))
-        return max(first.peak_bytes - outputs, first.result_bytes, second.peak_bytes)
+        first = self.body(loop, chunk_size, row_major)
+        second = self.body(loop, min(chunk_size, loop.extent - chunk_size), row_major)
+        allocated = outputs - donated_bytes
+        return max(first.peak_bytes - allocated, first.result_bytes, second.peak_bytes)
 
     @cached_property
-    def _node_transient(self) -> tuple[int, ...]:
-        """Workspace of each node when it runs whole."""
-        graph = self.graph
-        found = []
-        for node in graph.nodes:
-            if node.kind in LEAVES or not node.refs:
-                found.append(0)
-                continue
-            operands = tuple(
-                Operand(
-                    place,
-                    Layout(graph.nodes[ref].output.shape, graph.nodes[ref].output.strides),
-                    graph.nodes[ref].output.dtype,
-                )
-                for place, (_, ref) in enumerate(node.refs)
-            )
-            out = node.output
-            call = Call(operands, node.args, out.shape, out.dtype, out.device)
-            found.append(workspace_bytes(node.op, call))
-        return tuple(found)
+    def workspace_bytes(self) -> Sequence[int]:
+        """Per node, what its kernel allocates beside its output when it runs whole."""
+        found: list[int] = self._storages.workspace_bytes.tolist()
+        return found
 
     @cached_property
-    def _node_bytes(self) -> tuple[int, ...]:
-        """Bytes of the storage that each node makes; 0 for views and for what callers own."""
-        return tuple(
-            0 if node.kind in LEAVES or self.graph.base[node.index] != node.index
-            else sum(t.nbytes for t in node.outputs)
-            for node in self.graph.nodes
-        )  # fmt: skip
+    def _storages(self) -> Storages:
+        return Storages.of(self.graph)
 
     def _profile(self, choices: tuple[Choice, ...]) -> Profile:
-        graph = self.graph
-        loops: list[Loop] = []
-        transients: list[int] = []
-        for choice, own in self.active(choices):
+        active = self.active(choices)
+        loops = [loop for _, own in active for loop in own]
+        relaid = frozenset(node for loop in loops for node in loop.relaid)
+        transients: list[Callable[[int], int]] = []
+        for choice, own in active:
             # one class is the same everywhere, so that one body speaks for all
-            transient = self.transient_bytes(own[0], choice.chunk_size)
-            loops.extend(own)
-            transients.extend([transient] * len(own))
-        steps = schedule(graph, loops)
-        owner = self._owners(loops)
-        last: dict[int, int] = {}
-        for place, step in enumerate(steps):
-            if step.node is not None:
-                last[owner[step.node]] = place  # what nobody reads dies where it is made
-                for _, ref in graph.nodes[step.node].refs:
-                    last[owner[ref]] = place
-            else:
-                assert step.loop is not None
-                for output in loops[step.loop].outputs:
-                    last[owner[output]] = place
-                for source in loops[step.loop].inputs:
-                    last[owner[source.node]] = place
-        for output in graph.output_nodes:
-            last[owner[output]] = len(steps)
-        dying: list[list[int]] = [[] for _ in range(len(steps) + 1)]
-        for storage, place in last.items():
-            dying[place].append(storage)
-        live = 0
-        size: dict[int, int] = {}
-        found: list[int] = []
-        for place, step in enumerate(steps):
-            if step.node is not None:
-                made = self._node_bytes[step.node] if owner[step.node] == step.node else 0
-                if made:
-                    size[step.node] = made
-                live += made
-                found.append(live + self._node_transient[step.node])
-            else:
-                assert step.loop is not None
-                made = 0
-                for output in loops[step.loop].outputs:
-                    size[output] = graph.nodes[output].output.nbytes
-                    made += size[output]
-                live += made
-                found.append(live + transients[step.loop])
-            for storage in dying[place]:
-                live -= size.pop(storage, 0)
-        return Profile(max(found, default=0), tuple(found), steps)
-
-    def _owners(self, loops: Sequence[Loop]) -> list[int]:
-        base = self.graph.base
-        if not loops:
-            return list(base)
-        # a loop's output is a storage of its own, even where the member was a view
-        fresh = {output for loop in loops for output in loop.outputs}
-        owner: list[int] = []
-        for node in self.graph.nodes:
-            if node.index in fresh or base[node.index] == node.index:
-                owner.append(node.index)
-            else:
-                owner.append(owner[node.refs[0][1]])
-        return owner
+            first = own[0]
+            for loop in own:
+                row_major = frozenset(
+                    entry.node
+                    for entry, source in zip(first.inputs, loop.inputs, strict=True)
+                    if source.node in relaid
+                )
+                transients.append(
+                    partial(self.transient_bytes, first, choice.chunk_size, row_major)
+                )
+        return self._storages.profile(loops, transients, relaid)
 
 
 def chunk_arguments(loop: Loop, member: int, start: int, length: int) -> tuple[Argument, ...]:
@@ -230,19 +187,12 @@ def chunk_arguments(loop: Loop, member: int, start: int, length: int) -> tuple[A
 
     def fill(value: Argument) -> Argument:
         if isinstance(value, Affine):
-            return value.constant + factor * (value.start * start + value.length * length)
+            return value.value(factor * start, factor * length)
         return value
 
     return tuple(
         map_arguments(value, fill) for value in (node.args if found.args is None else found.args)
     )
-
-
-def output_layout(tensor: Tensor) -> Layout:
-    """How a loop's output is laid out: as the captured tensor where that is dense, else
-    row-major."""
-    layout = Layout(tensor.shape, tensor.strides)
-    return layout if is_dense(layout) else contiguous(tensor.shape)
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,12 +212,12 @@ class _BodyStep:
     reads: tuple[int, ...]
 
 
-def body_memory(loop: Loop, chunk_size: int) -> Body:
+def body_memory(loop: Loop, chunk_size: int, row_major: frozenset[int] = frozenset()) -> Body:
     """The memory of one pass: liveness over the members at the chunk's sizes.
 
     Results stay alive to the end of the pass, when they are copied into the outputs.
     """
-    steps = _body_steps(loop, chunk_size)
+    steps = _body_steps(loop, chunk_size, row_major)
     last: dict[int, int] = {}
     for place, (index, step) in enumerate(steps.items()):
         for ref in (index, *step.reads):
@@ -286,14 +236,16 @@ def body_memory(loop: Loop, chunk_size: int) -> Body:
     return Body(peak, results)
 
 
-def _body_steps(loop: Loop, chunk_size: int) -> dict[int, _BodyStep]:
+def _body_steps(
+    loop: Loop, chunk_size: int, row_major: frozenset[int]
+) -> dict[int, _BodyStep]:
     """What each member takes in one pass, by node in order."""
     graph = loop.graph
     layouts: dict[int, Layout] = {}
     steps: dict[int, _BodyStep] = {}
     for place, index in enumerate(loop.region.nodes):
         node = graph.nodes[index]
-        operands = _body_operands(loop, place, chunk_size, layouts)
+        operands = _body_operands(loop, place, chunk_size, layouts, row_major)
         sources = tuple(
             ref for _, ref in arguments(graph, index, loop.flows[place]) if ref in layouts
         )
@@ -313,13 +265,21 @@ def _body_steps(loop: Loop, chunk_size: int) -> dict[int, _BodyStep]:
             prod(loop.chunk_shape(place, k, chunk_size)) * ITEM_BYTES[t.dtype]
             for k, t in enumerate(node.outputs)
         )
-        call = Call(operands, args, shape, node.output.dtype, node.output.device)
+        kwargs = loop.flows[place].kwargs
+        call = Call(
+            operands, args, shape, node.output.dtype, node.output.device,
+            node.kwargs if kwargs is None else kwargs,
+        )  # fmt: skip
         steps[index] = _BodyStep(index, nbytes, workspace_bytes(op, call), sources)
     return steps
 
 
 def _body_operands(
-    loop: Loop, place: int, chunk_size: int, layouts: dict[int, Layout]
+    loop: Loop,
+    place: int,
+    chunk_size: int,
+    layouts: Mapping[int, Layout],
+    row_major: frozenset[int],
 ) -> tuple[Operand, ...]:
     """A member's tensor arguments in one pass: other members, slices of outside tensors, or outside
     tensors whole."""
@@ -328,12 +288,15 @@ def _body_operands(
     operands: list[Operand] = []
     for path, ref in arguments(graph, loop.region.nodes[place], found):
         tensor = graph.nodes[ref].output
-        layout = layouts.get(ref, Layout(tensor.shape, tensor.strides))
+        whole = Layout(tensor.shape, tensor.strides)
+        if ref in row_major:
+            whole = contiguous(tensor.shape)
+        layout = layouts.get(ref, whole)
         wanted = slices.get(path)
         if ref not in layouts and wanted is not None:
             shape = list(tensor.shape)
             shape[wanted.dim] = int(loop.factors[place] * wanted.ratio) * chunk_size
-            layout = Layout(tuple(shape), tensor.strides)
+            layout = Layout(tuple(shape), whole.strides)
         operands.append(Operand(len(operands), layout, tensor.dtype))
     return tuple(operands)
 

@@ -23,11 +23,14 @@ class Region:
         dims: for each of them, the chunk dimension of its output.
         recomputed: those of ``nodes`` that are cheap and computed again inside the loop, while the
             original stays outside for its other users.
+        shared: those of ``recomputed``, such as a mask, that are the same nodes in all occurrences
+            of the region's class; all others stand elsewhere in each.
     """
 
     nodes: tuple[int, ...]
     dims: tuple[int, ...]
     recomputed: tuple[int, ...] = ()
+    shared: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.nodes:
@@ -42,6 +45,8 @@ class Region:
             raise PlanError(
                 f"recomputed nodes {self.recomputed} must be in the region, and not its last"
             )
+        if not set(self.shared) <= set(self.recomputed):
+            raise PlanError(f"shared nodes {self.shared} must be among {self.recomputed}")
 
     @property
     def anchor(self) -> int:
@@ -49,15 +54,22 @@ class Region:
         return self.nodes[-1]
 
     def shifted(self, by: int) -> Region:
-        """The region ``by`` places further on. Recomputed nodes, such as a mask that all layers
-        share, stay where they are."""
-        again = set(self.recomputed)
+        """The region ``by`` places further on; shared nodes stay where they are."""
+        if not self.shared:
+            return Region(
+                tuple(node + by for node in self.nodes),
+                self.dims,
+                tuple(node + by for node in self.recomputed),
+            )
         pairs = sorted(
-            (node if node in again else node + by, dim)
+            (node if node in self.shared else node + by, dim)
             for node, dim in zip(self.nodes, self.dims, strict=True)
         )
         return Region(
-            tuple(node for node, _ in pairs), tuple(dim for _, dim in pairs), self.recomputed
+            tuple(node for node, _ in pairs),
+            tuple(dim for _, dim in pairs),
+            tuple(sorted(n if n in self.shared else n + by for n in self.recomputed)),
+            self.shared,
         )
 
 
@@ -69,15 +81,12 @@ class Choice:
         regions: the occurrences, ascending by anchor; disjoint.
         chunk_size: how many of the region's units a pass of the loop takes; at least 1.
         inner: a choice inside the body, its regions counted in the same graph; None for none.
-        donated: per occurrence, the external node whose storage takes the output; -1 for none.
-            Empty where nothing is donated.
         compiled: whether the body is compiled.
     """
 
     regions: tuple[Region, ...]
     chunk_size: int
     inner: Choice | None = None
-    donated: tuple[int, ...] = ()
     compiled: bool = False
 
     def __post_init__(self) -> None:
@@ -85,10 +94,6 @@ class Choice:
             raise PlanError("a choice has no regions")
         if self.chunk_size < 1:
             raise PlanError(f"chunk_size must be at least 1, got {self.chunk_size}")
-        if self.donated and len(self.donated) != len(self.regions):
-            raise PlanError(
-                f"donated needs one entry per region ({len(self.regions)}), got {self.donated}"
-            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,23 +161,25 @@ def decode_ranges(text: str) -> tuple[int, ...]:
 def encode_regions(regions: Sequence[Region]) -> dict[str, Any]:
     """A class of regions as a compact mapping of plain values.
 
-    Nodes stand relative to the anchor, recomputed ones by their own places; the anchors of all
-    occurrences follow.
+    Nodes stand relative to the anchor (``again`` names those recomputed), shared ones by their own
+    places (``recomputed``); the anchors of all occurrences follow.
     """
     first = regions[0]
     for region in regions:
         if region != first.shifted(region.anchor - first.anchor):
             raise PlanError("the regions of one choice must be the same up to position")
-    again = set(first.recomputed)
     pairs = list(zip(first.nodes, first.dims, strict=True))
-    own = [(node - first.anchor, dim) for node, dim in pairs if node not in again]
+    own = [(node - first.anchor, dim) for node, dim in pairs if node not in first.shared]
+    again = [node - first.anchor for node in first.recomputed if node not in first.shared]
     row: dict[str, Any] = {
         "nodes": encode_ranges([node for node, _ in own]),
         "dims": _encode_runs([dim for _, dim in own]),
     }
     if again:
-        row["recomputed"] = encode_ranges(first.recomputed)
-        row["recomputed_dims"] = _encode_runs([dim for node, dim in pairs if node in again])
+        row["again"] = encode_ranges(again)
+    if first.shared:
+        row["recomputed"] = encode_ranges(first.shared)
+        row["recomputed_dims"] = _encode_runs([dim for node, dim in pairs if node in first.shared])
     row["at"] = [region.anchor for region in regions]
     return row
 
@@ -185,17 +192,21 @@ def decode_regions(row: Mapping[str, Any]) -> tuple[Region, ...]:
     """
     try:
         nodes, dims = decode_ranges(str(row["nodes"])), _decode_runs(str(row["dims"]))
-        again = decode_ranges(str(row.get("recomputed", "")))
-        again_dims = _decode_runs(str(row["recomputed_dims"])) if again else ()
+        again = decode_ranges(str(row.get("again", "")))
+        shared = decode_ranges(str(row.get("recomputed", "")))
+        shared_dims = _decode_runs(str(row["recomputed_dims"])) if shared else ()
         anchors = [_whole(anchor) for anchor in _listed(row["at"])]
         found = []
         for anchor in anchors:
             pairs = sorted([
                 *zip((node + anchor for node in nodes), dims, strict=True),
-                *zip(again, again_dims, strict=True),
+                *zip(shared, shared_dims, strict=True),
             ])  # fmt: skip
             region = Region(
-                tuple(node for node, _ in pairs), tuple(dim for _, dim in pairs), again
+                tuple(node for node, _ in pairs),
+                tuple(dim for _, dim in pairs),
+                tuple(sorted([*(node + anchor for node in again), *shared])),
+                shared,
             )
             found.append(region)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -274,8 +285,6 @@ def _encode_choice(choice: Choice) -> dict[str, Any]:
     }
     if choice.inner is not None:
         row["inner"] = _encode_choice(choice.inner)
-    if choice.donated:
-        row["donated"] = list(choice.donated)
     if choice.compiled:
         row["compiled"] = True
     return row
@@ -287,6 +296,5 @@ def _decode_choice(row: Mapping[str, Any]) -> Choice:
         decode_regions(row["regions"]),
         _whole(row["chunk_size"]),
         None if inner is None else _decode_choice(inner),
-        tuple(_whole(place) for place in row.get("donated", ())),
         bool(row.get("compiled", False)),
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Iterator, Mapping
-from math import prod
+from math import lcm, prod
 from typing import Any
 
 import torch
@@ -41,9 +41,7 @@ def verify(query: Query, flow: Flow, *, chunks: tuple[int, ...] = (), seed: int 
                 shapes.setdefault(value.index, query.tensor(value.index))
     tensors = _draw(shapes, seed)
     whole = _parts(_call(query.node.op, query.node.args, query.node.kwargs, tensors))
-    step = 1
-    for _, wanted in flow.slices:
-        step = max(step, wanted.ratio.denominator)
+    step = lcm(flow.step, *(wanted.ratio.denominator for _, wanted in flow.slices))
     wanted_chunks = chunks or (1, max(1, size // 3), max(1, size - 1))
     for chunk in dict.fromkeys(-(-c // step) * step for c in wanted_chunks):
         made: list[list[torch.Tensor]] = []
@@ -91,7 +89,7 @@ def _call(
         if isinstance(value, Ref):
             return cut(path, tensors[value.index])
         if isinstance(value, Affine):
-            return value.constant + value.start * start + value.length * length
+            return value.value(start, length)
         if isinstance(value, TorchConstant):
             return torch.device("cpu") if value.kind == "device" else torch_value(value)
         return value
@@ -116,7 +114,9 @@ def _draw(tensors: Mapping[int, Tensor], seed: int) -> dict[int, torch.Tensor]:
         dtype: torch.dtype = getattr(torch, tensor.dtype)
         if dtype is torch.bool:
             made = torch.rand(tensor.shape, generator=generator) < 0.5
-        elif dtype.is_floating_point or dtype.is_complex:
+        elif dtype.is_complex:
+            made = torch.randn(tensor.shape, generator=generator, dtype=torch.complex64).to(dtype)
+        elif dtype.is_floating_point:
             made = torch.randn(tensor.shape, generator=generator, dtype=torch.float32).to(dtype)
         else:
             made = torch.randint(0, max(least, 1), tensor.shape, generator=generator, dtype=dtype)
@@ -127,10 +127,11 @@ def _draw(tensors: Mapping[int, Tensor], seed: int) -> dict[int, torch.Tensor]:
 def _equal(found: torch.Tensor, expected: torch.Tensor) -> bool:
     if found.shape != expected.shape or found.dtype != expected.dtype:
         return False
-    if not expected.dtype.is_floating_point:
+    if not (expected.dtype.is_floating_point or expected.dtype.is_complex):
         return torch.equal(found, expected)
     wide = torch.promote_types(expected.dtype, torch.float32)
-    slack = 1e-5 if expected.dtype in (torch.float32, torch.float64) else 3e-2
+    narrow = expected.dtype.is_floating_point and expected.dtype.itemsize < 4
+    slack = 3e-2 if narrow else 1e-5
     return torch.allclose(found.to(wide), expected.to(wide), rtol=slack, atol=slack, equal_nan=True)
 
 

@@ -13,15 +13,21 @@ legal when
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 from math import lcm
+
+import numpy as np
+from numpy.typing import NDArray
 
 from search_space.dim_rules import Flow, Probe, flow
 from search_space.errors import IllegalRegion
-from search_space.graph import ALIAS, LEAVES, Path, Ref, SizedGraph, walk_arguments
+from search_space.graph import ALIAS, FRESH, LEAVES, Path, Ref, SizedGraph, walk_arguments
 from search_space.layout import Layout, is_dense
 from search_space.plan import Region
+from search_space.relayout import is_relaid, output_layout
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +65,70 @@ class Loop:
     inputs: tuple[LoopInput, ...]
     outputs: tuple[int, ...]
 
+    @cached_property
+    def owned(self) -> NDArray[np.int64]:
+        """The members that run here alone, ascending; recomputed ones have originals outside."""
+        again = set(self.region.recomputed)
+        return np.array([node for node in self.region.nodes if node not in again], np.int64)
+
+    @cached_property
+    def first_owned(self) -> int:
+        return int(self.owned[0])
+
+    @cached_property
+    def entering(self) -> tuple[int, ...]:
+        """The nodes whose tensors enter from outside, weights and the caller's left out;
+        ascending."""
+        nodes = {source.node for source in self.inputs}
+        return tuple(sorted(n for n in nodes if self.graph.nodes[n].kind not in LEAVES))
+
+    @cached_property
+    def spared(self) -> tuple[int, ...]:
+        """The nodes outside that this loop's members do without: originals of those recomputed, and
+        arguments that no slice of the op needs."""
+        members = set(self.owned.tolist())
+        entering = set(self.entering)
+        refs = {ref for node in self.region.nodes for _, ref in self.graph.nodes[node].refs}
+        return tuple(sorted((refs | set(self.region.recomputed)) - members - entering))
+
+    @cached_property
+    def layouts(self) -> tuple[Layout, ...]:
+        """How each output lies."""
+        return tuple(output_layout(self.graph, node) for node in self.outputs)
+
+    @cached_property
+    def relaid(self) -> frozenset[int]:
+        """The outputs that do not lie as captured although they could."""
+        return frozenset(node for node in self.outputs if is_relaid(self.graph, node))
+
+    @cached_property
+    def donors(self) -> Mapping[int, tuple[int, ...]]:
+        """Per output, the sliced inputs of its very form: shape, strides, dtype and slicing; none
+        where some output may be a view of an input. Whether one may take the other's storage is a
+        question of the whole plan; see :mod:`search_space.storages`."""
+        nodes = self.graph.nodes
+        members = {node: place for place, node in enumerate(self.region.nodes)}
+        for node in self.outputs:
+            while node in members and ALIAS in nodes[node].traits:
+                node = nodes[node].refs[0][1]
+            if node not in members or FRESH not in nodes[node].traits:
+                return {}
+        found = {}
+        for output in self.outputs:
+            tensor, place = nodes[output].output, members[output]
+            if output in self.relaid or not is_dense(Layout(tensor.shape, tensor.strides)):
+                continue
+            cut = (self.region.dims[place], self.factors[place])
+            found[output] = tuple(
+                source.node
+                for source in self.inputs
+                if (source.dim, source.factor) == cut
+                and nodes[source.node].kind not in LEAVES
+                and nodes[source.node].output == tensor
+                and not is_relaid(self.graph, source.node)
+            )
+        return {output: donors for output, donors in found.items() if donors}
+
     def passes(self, chunk_size: int) -> int:
         """How many passes the loop makes; the last may be smaller."""
         return -(-self.extent // chunk_size)
@@ -90,7 +160,8 @@ def resolve(graph: SizedGraph, region: Region, probe: Probe | None = None) -> Lo
         flows.append(found)
     scales = _scales(graph, region, members, flows)
     # one unit: the smallest step at which every node's slice starts at a whole position
-    unit = lcm(*(scale.denominator for scale in scales.values()))
+    steps = dict(zip(region.nodes, (found.step for found in flows), strict=True))
+    unit = lcm(*((scale / steps[node]).denominator for node, scale in scales.items()))
     seed_size = graph.nodes[region.anchor].output.shape[region.dims[-1]]
     if seed_size % unit:
         raise IllegalRegion(f"{seed_size} positions do not divide into units of {unit}")

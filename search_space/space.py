@@ -17,12 +17,15 @@ from search_space.liveness import MemoryModel
 from search_space.plan import Choice, Plan
 from search_space.schedule import schedule
 
+_PASSES, _SMALLEST = 64, 16
 
-def chunk_grid(extent: int, most: int = 64) -> tuple[int, ...]:
+
+def chunk_grid(extent: int) -> tuple[int, ...]:
     """Chunk sizes worth trying, descending: the extent over 2, 4, 8, ..., rounded up.
 
-    No chunk is smaller than the extent over ``most``, and none covers the extent.
+    They end at 64 passes or at chunks of 16 units, whichever is smaller; none covers the extent.
     """
+    most = max(_PASSES, extent // _SMALLEST)
     found: dict[int, None] = {}
     parts = 2
     while parts <= min(most, extent):

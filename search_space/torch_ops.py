@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
 import torch
 
+from search_space.causal_attention import causal_attention
 from search_space.errors import CaptureError
 from search_space.graph import TorchConstant
+
+_OWN: Mapping[str, Callable[..., Any]] = {
+    "getitem": operator.getitem,
+    "autochunk.causal_attention.default": causal_attention,
+}
+"""Ops that are not torch's."""
 
 
 @lru_cache(maxsize=4096)
@@ -20,8 +27,8 @@ def torch_op(name: str) -> Callable[..., Any]:
     Raises:
         CaptureError: this torch does not know it.
     """
-    if name == "getitem":
-        return operator.getitem
+    if name in _OWN:
+        return _OWN[name]
     namespace, packet, overload = name.split(".")
     try:
         found: Callable[..., Any] = getattr(

@@ -142,7 +142,8 @@ def test_scikit_learn_is_imported_by_the_learned_model_when_it_is_used() -> None
 
 def test_search_space_needs_torch_only_where_models_are_met() -> None:
     allowed = tuple(
-        f"search_space.{name}" for name in ("capture", "probe", "torch_ops", "eager_peak")
+        f"search_space.{name}"
+            for name in ("capture", "probe", "torch_ops", "causal_attention", "eager_peak")
     )
     assert not breaches("search_space", "torch", "transformers", "diffusers", but=allowed)
 

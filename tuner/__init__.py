@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tuner.runtime.apply import Applied, apply, apply_plan
+    from tuner.runtime.apply import Applied, AppliedTargets, apply, apply_plan
 
-__all__ = ["Applied", "apply", "apply_plan"]
+__all__ = ["Applied", "AppliedTargets", "apply", "apply_plan"]
 
 
 def __getattr__(name: str) -> Any:

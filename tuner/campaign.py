@@ -64,7 +64,8 @@ class _Length:
 def run_campaign(
     config: CampaignConfig, progress: Progress | None = None
 ) -> CampaignResult:
-    """Tune a model as the configuration says, and write its plans to the database.
+    """Tune a model as the configuration says, and write its plans to the database. With targets,
+    each distinct one is tuned as a model of its own: budgets are shares of its own eager peak.
 
     Raises:
         ConfigError, CaptureError: the configuration's model or inputs are wrong.
@@ -84,14 +85,54 @@ def run_campaign(
         # only now: another campaign may be running there, and the ledger knows
         (config.output / "config.yaml").write_text(text, encoding="utf-8")
         ledger.append("campaign", {"config": config.plain()})
-        return _Campaign(config, measurer, progress).run()
+        if config.model.targets is None:
+            return _Campaign(config, measurer, progress).run()
+        progress.note("starting the measuring process and building the model")
+        names = measurer.targets(min(config.seq_lens))
+        measurer.close()
+        return _tune_targets(config, ledger, names, progress)
+
+
+def _tune_targets(
+    config: CampaignConfig, ledger: Ledger, names: Sequence[str], progress: Progress
+) -> CampaignResult:
+    """Tune each distinct target. One that cannot meet the budgets does not keep others from it."""
+    found: dict[str, CampaignResult] = {}
+    failed: dict[str, BudgetError] = {}
+    for name in names:
+        progress.note(f"target {name}")
+        ledger.append("target", {"target": name})
+        with Measurer(config, ledger, name) as measurer:
+            try:
+                found[name] = _Campaign(config, measurer, progress, name).run()
+            except BudgetError as error:
+                failed[name] = error
+                ledger.append("target", {"target": name, "status": "refused", "reason": str(error)})
+                progress.note(f"target {name} is left out: {error}")
+    if not found:
+        lines = "\n".join(f"target {name}: {error}" for name, error in failed.items())
+        lowest = max(error.lowest_bytes for error in failed.values())
+        raise BudgetError(lines, lowest_bytes=lowest)
+    return CampaignResult(
+        tuple(one for result in found.values() for one in result.lengths),
+        ", ".join(dict.fromkeys(result.model_used for result in found.values())),
+        {
+            kind if len(found) == 1 else f"{name}: {kind}": score
+            for name, result in found.items()
+            for kind, score in result.scores.items()
+        },
+        tuple(dict.fromkeys(path for result in found.values() for path in result.files)),
+    )
 
 
 class _Campaign:
     """One campaign's run. State is per length; the cost model is shared by all lengths."""
 
-    def __init__(self, config: CampaignConfig, measurer: Measurer, progress: Progress) -> None:
+    def __init__(
+        self, config: CampaignConfig, measurer: Measurer, progress: Progress, target: str = ""
+    ) -> None:
         self._config = config
+        self._target = target
         self._measurer = measurer
         self._progress = progress
         self._probe = Prober()
@@ -441,6 +482,7 @@ class _Campaign:
             tuple(sorted(unique.values(), key=lambda row: (row.peak_bytes, row.ratio))),
             tuple(one.confirmed.values()),
             max(errors, default=math.nan),
+            self._target,
         )
 
     def _entry(

@@ -36,6 +36,7 @@ class LengthResult:
         confirmed: every real run, in order.
         memory_error: largest relative error of the predicted peaks, against what was requested of
             the allocator; NaN without a run.
+        target: the submodule that was tuned in place of the whole model; else an empty text.
     """
 
     length: int
@@ -45,6 +46,7 @@ class LengthResult:
     frontier: tuple[PlanRow, ...]
     confirmed: tuple[Confirmed, ...]
     memory_error: float
+    target: str = ""
 
 
 @dataclass(frozen=True)

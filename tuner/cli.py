@@ -92,30 +92,31 @@ def _inspect(options: argparse.Namespace) -> int:
     if options.seq_len is not None and options.seq_len < 1:
         raise ConfigError(f"--seq-len must be a positive whole number, got {options.seq_len}")
     length = config.seq_lens[0] if options.seq_len is None else options.seq_len
-    (one,) = inspect_lengths(config, (length,))
     console = make_console()
-    profile = one.analysis.memory.profile()
-    eager = mib(one.eager_peak_bytes) if one.eager_peak_bytes else "unknown"
-    console.print(
-        f"{config.model.id} at length {length}: graph {one.analysis.graph.fingerprint}, "
-        f"{len(one.analysis.graph.nodes)} nodes; eager peak {eager}, as captured "
-        f"{mib(profile.peak_bytes)}", highlight=False,
-    )  # fmt: skip
-    console.print(classes_table(one))
-    console.print(f"memory over the run, unchunked (peak {mib(profile.peak_bytes)}):")
-    console.print(sparkline(profile), highlight=False)
-    points = analytic_frontier(one)
-    console.print(analytic_table(one, points))
-    selector, limits = one.analysis.selector, [b.resolve(one.eager_peak_bytes or profile.peak_bytes)
-                                               for b in config.budgets]  # fmt: skip
-    for budget, limit in zip(config.budgets, limits, strict=True):
-        try:
-            if limit is not None:
-                selector.within(limit)
-        except BudgetError as error:
-            raise BudgetError(
-                f"budget {budget} at length {length}: {error}", lowest_bytes=error.lowest_bytes
-            ) from None
+    unmet: list[BudgetError] = []
+    for one in inspect_lengths(config, (length,)):
+        profile = one.analysis.memory.profile()
+        eager = mib(one.eager_peak_bytes) if one.eager_peak_bytes else "unknown"
+        console.print(
+            f"{f'{config.model.id} {one.target}'.strip()} at length {length}: graph "
+            f"{one.analysis.graph.fingerprint}, {len(one.analysis.graph.nodes)} nodes; eager peak "
+            f"{eager}, as captured {mib(profile.peak_bytes)}", highlight=False,
+        )  # fmt: skip
+        console.print(classes_table(one))
+        console.print(f"memory over the run, unchunked (peak {mib(profile.peak_bytes)}):")
+        console.print(sparkline(profile), highlight=False)
+        console.print(analytic_table(one, analytic_frontier(one)))
+        of = f" of {one.target}" if one.target else ""
+        for budget in config.budgets:
+            limit = budget.resolve(one.eager_peak_bytes or profile.peak_bytes)
+            try:
+                if limit is not None:
+                    one.analysis.selector.within(limit)
+            except BudgetError as error:
+                text = f"budget {budget} at length {length}{of}: {error}"
+                unmet.append(BudgetError(text, lowest_bytes=error.lowest_bytes))
+    if unmet:
+        raise unmet[0]
     return 0
 
 
@@ -131,8 +132,11 @@ def _tune(options: argparse.Namespace) -> int:
     console = make_console()
     if options.dry_run:
         found = inspect_lengths(config, config.seq_lens)
-        analyses = {one.length: one.analysis for one in found}
-        console.print(dry_run_table(plan_campaign(config, analyses)))
+        for target in dict.fromkeys(one.target for one in found):
+            analyses = {one.length: one.analysis for one in found if one.target == target}
+            if target:
+                console.print(f"target {target}:", highlight=False)
+            console.print(dry_run_table(plan_campaign(config, analyses)))
         return 0
     with Terminal(make_console(stderr=True)) as progress:
         result = run_campaign(config, progress)

@@ -26,12 +26,15 @@ DTYPES = ("float32", "float16", "bfloat16", "float64")
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
     """Which model: a name for the database, a factory ``package.module:function`` or
-    ``path/file.py:function`` with its keyword arguments, and the dtype it is cast to."""
+    ``path/file.py:function`` with its keyword arguments, the dtype it is cast to, and the
+    submodules to tune in place of the whole, each distinct one as a model of its own (None: the
+    whole)."""
 
     id: str
     factory: str
     kwargs: Mapping[str, Any]
     dtype: str
+    targets: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +154,21 @@ def _path(key: str, value: Any) -> Path:
     return Path(_text(key, value)).expanduser()
 
 
+def _targets(key: str, value: Any) -> tuple[str, ...] | None:
+    if value is None:
+        return None
+    found = [value] if isinstance(value, str) else value
+    if (
+        not isinstance(found, list)
+        or not found
+        or not all(isinstance(one, str) and one.strip() for one in found)
+    ):
+        raise ConfigError(
+            f"{key} must be names of submodules such as 'trunk.blocks.*', or auto, got {value!r}"
+        )
+    return tuple(one.strip() for one in found)
+
+
 def _lengths(key: str, value: Any) -> tuple[int, ...]:
     if not isinstance(value, list) or not value:
         raise ConfigError(f"{key} must be a list of lengths such as [512, 1024], got {value!r}")
@@ -190,6 +208,7 @@ _MODEL: Mapping[str, tuple[Parser, Any]] = {
     "factory": (_text, _REQUIRED),
     "kwargs": (_mapping, {}),
     "dtype": (_one_of(DTYPES), "float32"),
+    "targets": (_targets, None),
 }
 _SEARCH = _defaults(
     SearchConfig,

@@ -302,8 +302,8 @@ def _encode_row(row: PlanRow, names: Mapping[tuple[Region, ...], str]) -> list[A
     if row.plan.rewrites:
         raise PlanError("plans with rewrites have no form in schema 1")
     for choice in row.plan.choices:
-        if choice.inner is not None or choice.donated or choice.compiled:
-            raise PlanError("nested, donated and compiled choices have no form in schema 1")
+        if choice.inner is not None or choice.compiled:
+            raise PlanError("nested and compiled choices have no form in schema 1")
         choices[names[choice.regions]] = choice.chunk_size
     return [
         row.peak_bytes, row.predicted_bytes, round(row.latency_ms, 4), round(row.ratio, 4),

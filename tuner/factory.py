@@ -6,7 +6,7 @@ import difflib
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,16 +16,20 @@ from torch.utils import _pytree as pytree
 
 from search_space.errors import ConfigError
 from tuner.config import ModelConfig
+from tuner.runtime.find_targets import AUTO
+from tuner.runtime.targets import distinct_targets, first_inputs
 
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A model on its device, and its inputs by length: positional and keyword arguments."""
+    """A model on its device, and its inputs by length: positional and keyword arguments. ``target``
+    names the submodule that stands in place of the whole model, where one does."""
 
     model: torch.nn.Module
     inputs: Callable[[int], Inputs]
+    target: str = ""
 
 
 def load_factory(name: str, folder: Path) -> Callable[..., Any]:
@@ -106,6 +110,50 @@ def build(config: ModelConfig, device: str, folder: Path) -> Subject:
         return moved
 
     return Subject(model, inputs)
+
+
+def target_subject(subject: Subject, targets: Sequence[str], name: str) -> Subject:
+    """A submodule as a model of its own; its inputs are those of its first call in a real run of
+    the whole model.
+
+    Args:
+        targets: all targets, as in the configuration. Those that run before it run chunked.
+    """
+
+    def inputs(length: int) -> Inputs:
+        args, kwargs = subject.inputs(length)
+        return first_inputs(subject.model, _patterns(targets), name, args, kwargs)
+
+    return Subject(subject.model.get_submodule(name), inputs, name)
+
+
+def subjects(config: ModelConfig, device: str, folder: Path, length: int) -> tuple[Subject, ...]:
+    """What a configuration tunes: the model, or the first of each distinct target.
+
+    Args:
+        length: at which the model is looked at to tell its targets apart; nothing is computed
+            where the model can run without data.
+
+    Raises:
+        ConfigError: the factory or the targets are wrong.
+        CaptureError: a target cannot be captured.
+    """
+    whole = build(config, device, folder)
+    if config.targets is None:
+        return (whole,)
+    names = distinct_of(whole, config.targets, *whole.inputs(length))
+    return tuple(target_subject(whole, config.targets, name) for name in names)
+
+
+def distinct_of(
+    subject: Subject, targets: Sequence[str], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[str, ...]:
+    """The first target of each distinct graph that the model runs with these inputs."""
+    return distinct_targets(subject.model, _patterns(targets), args, kwargs)
+
+
+def _patterns(targets: Sequence[str]) -> str | Sequence[str]:
+    return AUTO if tuple(targets) == (AUTO,) else targets
 
 
 def _arguments(given: Any, factory: str) -> Inputs:

@@ -9,24 +9,27 @@ from cost_models.ceilings import default_ceilings
 from search_space.budget import Budget
 from search_space.eager_peak import eager_peak_bytes
 from search_space.errors import BudgetError, CaptureError
-from search_space.liveness import Profile
 from search_space.probe import Prober
+from search_space.storages import Profile
 from tuner.config import CampaignConfig
-from tuner.factory import build
+from tuner.factory import subjects
 from tuner.measure.backends import resolve_device
 from tuner.runtime.analysis import Analysis
 from tuner.runtime.captures import Captures
+from tuner.runtime.replaced import unchanged
 
 FRACTIONS = (0.8, 0.6, 0.5, 0.4, 0.3, 0.2, 0.15, 0.1)
 
 
 @dataclass(frozen=True)
 class Inspected:
-    """A campaign's model at one length. ``eager_peak_bytes`` is 0 where it cannot be told."""
+    """A campaign's model, or one of its distinct targets, at one length. ``eager_peak_bytes`` is 0
+    where it cannot be told."""
 
     length: int
     analysis: Analysis
     eager_peak_bytes: int
+    target: str = ""
 
 
 @dataclass(frozen=True)
@@ -44,27 +47,28 @@ def inspect_lengths(
     lengths: tuple[int, ...],
     on_length: Callable[[int], None] = lambda length: None,
 ) -> tuple[Inspected, ...]:
-    """Capture and analyse the model at these lengths.
+    """Capture and analyse the model, or each distinct target, at these lengths.
 
     Raises:
         ConfigError, CaptureError: the model cannot be built or captured.
     """
     config = replace(config, device=resolve_device(config.device))
-    subject = build(config.model, config.device, config.folder)
-    captures = Captures(subject.model)
-    probe = Prober()
     found = []
-    for length in lengths:
-        args, kwargs = subject.inputs(length)
-        located = captures.locate(args, kwargs)
-        graph = located.captured.graph
-        analysis = Analysis(graph, located.bindings, default_ceilings(graph.device), probe)
-        try:
-            eager = eager_peak_bytes(subject.model, args, kwargs)
-        except CaptureError:
-            eager = 0
-        found.append(Inspected(length, analysis, eager))
-        on_length(length)
+    for subject in subjects(config.model, config.device, config.folder, min(lengths)):
+        captures = Captures(subject.model)
+        probe = Prober()
+        for length in lengths:
+            args, kwargs = subject.inputs(length)
+            located = captures.locate(args, kwargs)
+            graph = located.captured.graph
+            analysis = Analysis(graph, located.bindings, default_ceilings(graph.device), probe)
+            try:
+                with unchanged(subject.model):
+                    eager = eager_peak_bytes(subject.model, args, kwargs)
+            except CaptureError:
+                eager = 0
+            found.append(Inspected(length, analysis, eager, subject.target))
+            on_length(length)
     return tuple(found)
 
 

@@ -74,15 +74,16 @@ class Measurer:
 
     Args:
         config: resolved, with a real device.
+        target: the submodule to measure in place of the whole model, or an empty text.
     """
 
-    def __init__(self, config: CampaignConfig, ledger: Ledger) -> None:
+    def __init__(self, config: CampaignConfig, ledger: Ledger, target: str = "") -> None:
         self._config = config
         self._ledger = ledger
         paths = os.pathsep.join(dict.fromkeys([*(p for p in sys.path if p), str(Path.cwd())]))
         self._process = Isolated(
             "tuner.worker:Session",
-            {"config": config.plain(), "folder": str(config.folder)},
+            {"config": config.plain(), "folder": str(config.folder), "target": target},
             log=config.output / "measuring.log",
             environment={"PYTHONPATH": paths, **QUIET},
         )
@@ -91,7 +92,21 @@ class Measurer:
         return self
 
     def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the measuring process; may be called again."""
         self._process.close()
+
+    def targets(self, length: int) -> tuple[str, ...]:
+        """The first target of each distinct graph, as the model is at a length.
+
+        Raises:
+            CaptureError, ConfigError: the user's model or targets do not allow it.
+            MeasurementError: the process could not answer.
+        """
+        what = f"the targets could not be captured at length {length}"
+        return tuple(self._must({"job": "targets", "length": length}, what)["targets"])
 
     def environment(self) -> tuple[dict[str, str], Ceilings]:
         """The device's environment and measured ceilings.

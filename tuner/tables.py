@@ -71,7 +71,7 @@ def dry_run_table(plans: Sequence[LengthPlan]) -> Table:
 def result_table(result: LengthResult) -> Table:
     """A length's confirmed frontier."""
     table = _table(
-        f"length {result.length}: confirmed plans (eager peak {mib(result.eager.peak_bytes)}; "
+        f"{_place(result)}: confirmed plans (eager peak {mib(result.eager.peak_bytes)}; "
         f"times against {result.reference})",
         "peak", "of eager", "predicted", "time ratio", "95 % interval", "chunks",
     )  # fmt: skip
@@ -86,6 +86,10 @@ def result_table(result: LengthResult) -> Table:
             f"{row.ratio_low:.3f} to {row.ratio_high:.3f}", chunks or "none",
         )  # fmt: skip
     return table
+
+
+def _place(result: LengthResult) -> str:
+    return f"{result.target}, length {result.length}".removeprefix(", ")
 
 
 def budgets_table(results: Sequence[LengthResult]) -> Table:

@@ -25,7 +25,7 @@ from search_space.plan import Plan, decode_plan, decode_regions
 from search_space.probe import Prober
 from search_space.regions import Loop
 from tuner.config import parse_config
-from tuner.factory import Inputs, build
+from tuner.factory import Inputs, build, distinct_of, target_subject
 from tuner.measure.backends import backend_for
 from tuner.measure.ceilings import measure_ceilings
 from tuner.measure.compare import compare
@@ -42,8 +42,9 @@ class Session:
     """Measures one campaign's model. See :mod:`tuner.measure.child` for how it is driven.
 
     Args:
-        spec: ``config``, the resolved campaign as plain values, its device included, and
-            ``folder``, where its file stands.
+        spec: ``config``, the resolved campaign as plain values, its device included;
+            ``folder``, where its file stands; and ``target``, the submodule to measure in place of
+            the whole model, or an empty text.
     """
 
     def __init__(self, spec: Mapping[str, Any]) -> None:
@@ -51,6 +52,9 @@ class Session:
         self._config = parse_config(spec["config"], folder)
         self._backend = backend_for(self._config.device)
         self._subject = build(self._config.model, self._config.device, folder)
+        if spec["target"]:
+            targets = self._config.model.targets or ()
+            self._subject = target_subject(self._subject, targets, spec["target"])
         self._captures = Captures(self._subject.model)
         self._probe = Prober()
         self._inputs: tuple[int, Inputs] | None = None
@@ -58,6 +62,7 @@ class Session:
         self._memory: dict[int, tuple[Located, MemoryModel]] = {}
         self._jobs: Mapping[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
             "environment": self._environment,
+            "targets": self._targets,
             "describe": self._describe,
             "baseline": self._baseline,
             "region": self._region,
@@ -88,6 +93,12 @@ class Session:
             "environment": {**self._backend.environment(), "dtype": self._config.model.dtype},
             "ceilings": asdict(ceilings),
         }
+
+    def _targets(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """The first target of each distinct graph."""
+        args, kwargs = self._inputs_at(request["length"])
+        patterns = self._config.model.targets or ()
+        return {"status": "ok", "targets": distinct_of(self._subject, patterns, args, kwargs)}
 
     def _describe(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Capture at a length; the graph, which is plain data, goes through a file."""

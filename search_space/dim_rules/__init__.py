@@ -5,6 +5,7 @@ Each module beside this one holds a family of rules and registers them when impo
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 from search_space.dim_rules import (
@@ -16,15 +17,27 @@ from search_space.dim_rules import (
     normalize,
     pointwise,
     reduce,
+    resampling,
     views,
 )
 from search_space.dim_rules.base import Flow, Query, Slice, find_rule, known_ops
-from search_space.graph import LEAVES, OPAQUE, POINTWISE, RANDOM, SizedGraph
+from search_space.graph import (
+    LEAVES,
+    OPAQUE,
+    POINTWISE,
+    RANDOM,
+    Ref,
+    SizedGraph,
+    walk_arguments,
+)
+
+log = logging.getLogger("autochunk")
 
 __all__ = ["Flow", "Probe", "Query", "Slice", "find_rule", "flow", "known_ops"]
 
 _FAMILIES = (
-    attention, convolution, creation, indexing, matmul, normalize, pointwise, reduce, views,
+    attention, convolution, creation, indexing, matmul, normalize, pointwise, reduce,
+    resampling, views,
 )  # fmt: skip
 
 Probe = Callable[[Query], Flow | None]
@@ -47,5 +60,24 @@ def flow(graph: SizedGraph, index: int, dim: int, probe: Probe | None = None) ->
         found = pointwise.pointwise
     query = Query(graph, node, dim)
     if found is not None:
-        return found(query)
+        try:
+            answer = found(query)
+        except (IndexError, KeyError, TypeError, ValueError) as error:
+            # arguments that are not where or what the rule takes them to be: not understood
+            log.debug("autochunk: %s (%s): %r", node.label, node.op, error)
+            return None
+        return answer if answer is None or _names_arguments(query, answer) else None
     return probe(query) if probe is not None else None
+
+
+def _names_arguments(query: Query, answer: Flow) -> bool:
+    """Whether every slice is of a tensor argument that the call really has there: one that is given
+    by keyword stands elsewhere than a rule expects, and would be taken whole unnoticed."""
+    if answer.args is None and answer.kwargs is None:
+        paths = {path for path, _ in query.node.refs}
+    else:
+        args = query.node.args if answer.args is None else answer.args
+        kwargs = query.node.kwargs if answer.kwargs is None else answer.kwargs
+        walked = walk_arguments(args, kwargs)
+        paths = {path for path, value in walked if isinstance(value, Ref)}
+    return all(path in paths for path, _ in answer.slices)

@@ -39,6 +39,8 @@ class Flow:
         op: the op to run instead of the node's own (``view`` becomes ``reshape``), or None.
         args, kwargs: the arguments to run it on, with :class:`~search_space.graph.Affine` where a
             value depends on the chunk; None to keep the node's own.
+        step: chunks start and end at multiples of this many positions of the output (the channels
+            of a group, where groups are normalised).
         exact: False where slicing re-associates a reduction, so that results may differ in the
             last bits.
     """
@@ -47,6 +49,7 @@ class Flow:
     op: str | None = None
     args: tuple[Argument, ...] | None = None
     kwargs: tuple[tuple[str, Argument], ...] | None = None
+    step: int = 1
     exact: bool = True
 
 
@@ -115,6 +118,34 @@ def along_first(query: Query, *forbidden: int) -> Flow | None:
     if query.tensor(index).shape[query.dim : query.dim + 1] != (query.shape[query.dim],):
         return None
     return Flow(((path, Slice(query.dim)),))
+
+
+def repeated(value: Argument, count: int) -> tuple[int, ...] | None:
+    """A number for each of ``count`` dimensions, from one number or a list; None for all else."""
+    if isinstance(value, tuple):
+        found = tuple(v for v in value if isinstance(v, int))
+        if len(found) != len(value):
+            return None
+        return found * count if len(found) == 1 else found if len(found) == count else None
+    return (value,) * count if isinstance(value, int) else None
+
+
+def with_item(values: tuple[Argument, ...], place: int, value: Argument) -> tuple[Argument, ...]:
+    """``values`` with one of them replaced."""
+    return (*values[:place], value, *values[place + 1 :])
+
+
+Arguments = tuple[tuple[Argument, ...], tuple[tuple[str, Argument], ...]]
+
+
+def replaced(query: Query, position: int, name: str, value: Argument) -> Arguments | None:
+    """The node's arguments with one of them replaced; None where it was left to its default."""
+    args, kwargs = query.node.args, query.node.kwargs
+    if position < len(args):
+        return with_item(args, position, value), kwargs
+    if any(key == name for key, _ in kwargs):
+        return args, tuple((key, value if key == name else old) for key, old in kwargs)
+    return None
 
 
 Rule = Callable[[Query], Flow | None]

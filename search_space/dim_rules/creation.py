@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from search_space.dim_rules.base import Flow, Query, rule
-from search_space.graph import Affine, Argument
+from search_space.dim_rules.base import Flow, Query, rule, with_item
+from search_space.graph import Affine
 
 
 @rule("aten.zeros", "aten.ones", "aten.empty", "aten.full")
@@ -12,28 +12,32 @@ def filled(query: Query) -> Flow | None:
     sizes = query.node.args[0] if query.node.args else None
     if not isinstance(sizes, tuple) or len(sizes) != query.rank:
         return None
-    changed: list[Argument] = list(sizes)
-    changed[query.dim] = Affine(length=1)
-    return Flow(args=(tuple(changed), *query.node.args[1:]))
+    return Flow(args=(with_item(sizes, query.dim, Affine(length=1)), *query.node.args[1:]))
 
 
 @rule("aten.arange")
 def arange(query: Query) -> Flow | None:
     """``arange`` starts where the chunk starts. Whole numbers only, which do not round."""
     bounds = query.node.args
+    if any(name in ("start", "end", "step") for name, _ in query.node.kwargs):
+        return None
     if not all(isinstance(value, int) and not isinstance(value, bool) for value in bounds):
         return None
     numbers = [value for value in bounds if isinstance(value, int)]
     first = 0 if len(numbers) == 1 else numbers[0]
     step = numbers[2] if len(numbers) > 2 else 1
-    if step <= 0:
-        return None
     return Flow(
         op="aten.arange.start_step",
         args=(
             Affine(constant=first, start=step),
-            # the last chunk's end may pass the captured end by less than a step
+            # the last chunk's end may pass the captured end, by less than a step
             Affine(constant=first, start=step, length=step),
             step,
         ),
     )
+
+
+@rule("aten.scalar_tensor")
+def scalar_tensor(query: Query) -> Flow | None:
+    """One number, which has no dimension."""
+    return None

@@ -13,8 +13,9 @@ from search_space.dim_rules.base import (
     normalized,
     normalized_all,
     rule,
+    with_item,
 )
-from search_space.graph import ITEM_BYTES, Affine, Argument
+from search_space.graph import ITEM_BYTES, Affine
 
 
 def _source(query: Query) -> tuple[int, ...]:
@@ -42,12 +43,11 @@ def view(query: Query) -> Flow | None:
             return None
         covered = prod(query.shape[d] for d in outer[1:])
         step = prod(_source(query)[d] for d in inner[1:])
-        sizes: list[Argument] = list(query.shape)
-        sizes[query.dim] = Affine(length=1)
+        sizes = with_item(query.shape, query.dim, Affine(length=1))
         return Flow(
             (((0,), Slice(inner[0], Fraction(covered, step))),),
             op="aten.reshape.default",
-            args=(query.node.args[0], tuple(sizes)),
+            args=(query.node.args[0], sizes),
             kwargs=(),
         )
     return None
@@ -81,7 +81,7 @@ def _groups(
     return found
 
 
-@rule("aten.transpose", "aten.swapaxes")
+@rule("aten.transpose", "aten.swapaxes", "aten.swapdims")
 def transpose(query: Query) -> Flow | None:
     """Two dimensions change places."""
     a = normalized(query.node.args[1], query.rank)
@@ -125,17 +125,14 @@ def squeeze(query: Query) -> Flow | None:
     )
 
 
-@rule("aten.expand")
+@rule("aten.expand", "aten.broadcast_to")
 def expand(query: Query) -> Flow | None:
     """Broadcast dimensions are made at the chunk's length; the others are sliced."""
     shape = _source(query)
     dim = query.dim - (query.rank - len(shape))
-    sizes: list[Argument] = list(query.shape)
-    sizes[query.dim] = Affine(length=1)
-    sliced = dim >= 0 and shape[dim] > 1
-    return Flow(
-        (((0,), Slice(dim)),) if sliced else (), args=(query.node.args[0], tuple(sizes)), kwargs=()
-    )
+    sizes = with_item(query.shape, query.dim, Affine(length=1))
+    slices = (((0,), Slice(dim)),) if dim >= 0 and shape[dim] > 1 else ()
+    return Flow(slices, args=(query.node.args[0], sizes), kwargs=())
 
 
 @rule("aten.select")
@@ -158,7 +155,7 @@ def slice_(query: Query) -> Flow | None:
     return Flow((((0,), Slice(dim)),), op="aten.alias.default", args=query.node.args[:1], kwargs=())
 
 
-@rule("aten.split", "aten.split_with_sizes", "aten.chunk")
+@rule("aten.split", "aten.split_with_sizes", "aten.chunk", "aten.unsafe_split")
 def split(query: Query) -> Flow | None:
     """Parts of one dimension; all parts are sliced alike along the others."""
     return along_first(query, normalized(query.argument(2, "dim", 0), query.rank))
@@ -220,15 +217,104 @@ def reorder(query: Query) -> Flow | None:
     return along_first(query, *normalized_all(dims, query.rank))
 
 
-@rule("aten.repeat")
+@rule("aten.repeat", "aten.tile")
 def repeat(query: Query) -> Flow | None:
-    """Dimensions that are repeated once pass through."""
+    """Dimensions that are repeated once pass through; a single position is repeated as often as the
+    chunk is long."""
     times = query.node.args[1]
     shape = _source(query)
     dim = query.dim - (query.rank - len(shape))
-    if not isinstance(times, tuple) or times[query.dim] != 1 or dim < 0:
+    if not isinstance(times, tuple):
         return None
-    return Flow((((0,), Slice(dim)),))
+    place = query.dim - (query.rank - len(times))  # tile may name the last dimensions alone
+    if dim >= 0 and (place < 0 or times[place] == 1):
+        return Flow((((0,), Slice(dim)),))
+    if place < 0 or (dim >= 0 and shape[dim] != 1):
+        return None
+    sizes = with_item(times, place, Affine(length=1))
+    return Flow(args=(query.node.args[0], sizes), kwargs=())
+
+
+@rule("aten.repeat_interleave.self_int")
+def repeat_interleave(query: Query) -> Flow | None:
+    """Each position of one dimension several times in a row."""
+    times, dim = query.argument(1, "repeats"), query.argument(2, "dim")
+    if not isinstance(times, int) or times < 1 or dim is None:
+        return None
+    ratio = Fraction(1, times) if normalized(dim, query.rank) == query.dim else Fraction(1)
+    return Flow(
+        (((0,), Slice(query.dim, ratio)),), args=(query.node.args[0], times, dim), kwargs=()
+    )
+
+
+@rule("aten.meshgrid")
+def meshgrid(query: Query) -> Flow | None:
+    """Vectors, each along a dimension of its own; with indexing ``xy`` the first two change
+    places."""
+    vectors = query.node.args[0]
+    if not isinstance(vectors, tuple):
+        return None
+    place = query.dim
+    if query.argument(1, "indexing", "ij") == "xy" and place < 2 <= query.rank:
+        place = 1 - place
+    if place >= len(vectors) or len(query.tensor(query.node.refs[place][1]).shape) != 1:
+        return None
+    return Flow((((0, place), Slice(0)),))
+
+
+@rule("aten.slice_scatter")
+def slice_scatter(query: Query) -> Flow | None:
+    """A range of one dimension is replaced; both tensors are sliced alike along the others."""
+    if query.dim == normalized(query.argument(2, "dim", 0), query.rank):
+        return None
+    return Flow((((0,), Slice(query.dim)), ((1,), Slice(query.dim))))
+
+
+@rule("aten.select_scatter")
+def select_scatter(query: Query) -> Flow | None:
+    """One position of a dimension is replaced."""
+    gone = normalized(query.node.args[2], query.rank)
+    if query.dim == gone:
+        return None
+    return Flow((((0,), Slice(query.dim)), ((1,), Slice(query.dim - (query.dim > gone)))))
+
+
+@rule("aten.view_as_complex")
+def view_as_complex(query: Query) -> Flow | None:
+    """Pairs along the last dimension become complex numbers."""
+    return Flow((((0,), Slice(query.dim)),))
+
+
+@rule("aten.view_as_real")
+def view_as_real(query: Query) -> Flow | None:
+    """Complex numbers become pairs along a new last dimension."""
+    return None if query.dim == query.rank - 1 else Flow((((0,), Slice(query.dim)),))
+
+
+@rule("aten.diagonal")
+def diagonal(query: Query) -> Flow | None:
+    """Two dimensions become one at the end; the others pass through."""
+    rank = query.rank + 1
+    gone = {
+        normalized(query.argument(2, "dim1", 0), rank),
+        normalized(query.argument(3, "dim2", 1), rank),
+    }
+    if query.dim == query.rank - 1:
+        return None
+    return Flow((((0,), Slice([d for d in range(rank) if d not in gone][query.dim])),))
+
+
+@rule("aten.movedim", "aten.moveaxis")
+def movedim(query: Query) -> Flow | None:
+    """Some dimensions move; the others fill the free places in order."""
+    sources = normalized_all(query.node.args[1], query.rank)
+    targets = normalized_all(query.node.args[2], query.rank)
+    if len(sources) != len(targets):
+        return None
+    moved = dict(zip(targets, sources, strict=True))
+    rest = iter([d for d in range(query.rank) if d not in sources])
+    order = [moved[d] if d in moved else next(rest) for d in range(query.rank)]
+    return Flow((((0,), Slice(order[query.dim])),))
 
 
 @rule("aten.view.dtype")

@@ -234,7 +234,7 @@ def test_fused_attention_is_chunked_where_nothing_is_dropped() -> None:
     assert not any(attention in loop.region.nodes for loop in every_loop(dropping))
 
 
-def test_a_causal_flag_is_not_chunked_over_queries() -> None:
+def test_a_causal_flag_is_kept_over_chunks_of_queries() -> None:
     def forward(x: torch.Tensor) -> torch.Tensor:
         h = x.sin()
         return F.scaled_dot_product_attention(h, h, h, is_causal=True)
@@ -243,7 +243,7 @@ def test_a_causal_flag_is_not_chunked_over_queries() -> None:
     attention = subject.find("aten.scaled_dot_product_attention")
     dims = {x.region.dims[x.region.nodes.index(attention)] for x in loops
             if attention in x.region.nodes}  # fmt: skip
-    assert dims == {0, 1}
+    assert dims == {0, 1, 2}
 
 
 # -- dtypes --------------------------------------------------------------------------------------

@@ -129,6 +129,7 @@ WRONG: dict[str, tuple[Any, ...]] = {
     "model.id": NOT_TEXT,
     "model.factory": NOT_TEXT,
     "model.kwargs": (3, "layers=4", ["layers"], {1: 2}),
+    "model.targets": (3, [], [1], "", " ", [""], {"a": 1}, True),
     "model.dtype": ("float", "int8", "Float32", 32, None, ["float32"]),
     "seq_lens": ([], 128, "128", None, {"a": 1}, [0], [-1], [128.0], ["128"], [True], [[128]]),
     "device": ("gpu", "cuda:", "cuda:x", "cuda:-1", "cpu:0", "CPU", "", 0, None, ["cpu"]),

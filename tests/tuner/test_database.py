@@ -330,11 +330,10 @@ def test_a_place_that_cannot_be_written_is_a_database_error(tmp_path: Path) -> N
     "plan",
     [
         Plan("0f3a", (Choice(ATTENTION, 8, Choice(MASKED, 2)),)),
-        Plan("0f3a", (Choice(ATTENTION, 8, donated=(3, -1)),)),
         Plan("0f3a", (Choice(ATTENTION, 8, compiled=True),)),
         Plan("0f3a", (Choice(ATTENTION, 8),), rewrites=("sdpa",)),
     ],
-    ids=["nested", "donated", "compiled", "rewritten"],
+    ids=["nested", "compiled", "rewritten"],
 )
 def test_a_plan_that_has_no_form_is_refused_and_changes_nothing(
     tmp_path: Path, plan: Plan

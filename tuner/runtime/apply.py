@@ -8,10 +8,10 @@ shapes, and nothing but a dictionary look-up for shapes seen before.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch.utils import _pytree as pytree
@@ -19,17 +19,19 @@ from torch.utils import _pytree as pytree
 from cost_models.ceilings import default_ceilings
 from search_space.budget import Budget, parse_budget
 from search_space.capture import Capture
-from search_space.eager_peak import eager_peak_bytes
 from search_space.errors import CaptureError, PlanError
 from search_space.plan import Plan
 from search_space.probe import Prober
 from tuner.database import GraphEntry, ModelFile, read_database, slug
 from tuner.environment import device_name
 from tuner.runtime.analysis import Analysis
-from tuner.runtime.captures import Captures, Shapes, autocast_state
-from tuner.runtime.choose import Chosen, choose
+from tuner.runtime.captures import Captures, Shapes, autocast_state, layout
+from tuner.runtime.choose import Chosen, choose, eager_or_captured_peak
 from tuner.runtime.explain import explain_plan, module_code
-from tuner.runtime.rewrite import rewrite
+from tuner.runtime.find_targets import suggestion
+from tuner.runtime.generate import generate
+from tuner.runtime.replaced import unchanged
+from tuner.runtime.targets import AppliedTargets
 
 log = logging.getLogger("autochunk")
 
@@ -123,7 +125,7 @@ class Applied:
     def _key(leaves: list[Any], spec: pytree.TreeSpec) -> object:
         """Whatever may change the captured graph or its sizes."""
         signature = tuple(
-            (tuple(leaf.shape), leaf.dtype, leaf.device)
+            (tuple(leaf.shape), leaf.dtype, leaf.device, layout(leaf))
             if isinstance(leaf, torch.Tensor)
             else (type(leaf), leaf)
             for leaf in leaves
@@ -146,8 +148,7 @@ class Applied:
             chosen = Chosen(self._fixed, "given", peak)
         else:
             chosen = self._choose(analysis, located.shapes, args, kwargs)
-        active = analysis.memory.active(chosen.plan.choices)
-        module = rewrite(analysis.sized, active, self.model, captured.constants)
+        module = generate(analysis, chosen.plan, self.model, captured.constants)
         analysis.memory.forget()
         prepared = Prepared(captured, analysis, chosen, module)
         while len(self._prepared) >= MOST_SHAPES:
@@ -177,21 +178,33 @@ class Applied:
         if budget is not None and budget.is_fraction:
             eager = entry.eager_peak(shapes) if entry is not None else None
             if eager is None:
-                eager = self._eager_peak(analysis, args, kwargs)
+                with unchanged(self.model):
+                    eager = eager_or_captured_peak(self.model, analysis, args, kwargs)
         return choose(analysis, entry, shapes, budget, eager)
 
-    def _eager_peak(
-        self, analysis: Analysis, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> int:
-        try:
-            return eager_peak_bytes(self.model, args, kwargs)
-        except CaptureError as error:
-            peak = analysis.memory.profile().peak_bytes
-            log.warning(
-                "autochunk: %s; a fractional budget is taken of the captured graph's peak instead",
-                error,
-            )
-            return peak
+
+@overload
+def apply(
+    model: torch.nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    plans: str | Path | None = None,
+    memory_budget: float | int | str | None = None,
+    targets: None = None,
+) -> Applied: ...
+
+
+@overload
+def apply(
+    model: torch.nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    plans: str | Path | None = None,
+    memory_budget: float | int | str | None = None,
+    targets: str | Sequence[str],
+) -> AppliedTargets: ...
 
 
 def apply(
@@ -201,7 +214,8 @@ def apply(
     *,
     plans: str | Path | None = None,
     memory_budget: float | int | str | None = None,
-) -> Applied:
+    targets: str | Sequence[str] | None = None,
+) -> Applied | AppliedTargets:
     """The model with its large intermediates computed in chunks.
 
     Args:
@@ -210,11 +224,17 @@ def apply(
         plans: a plan database (a file or a folder). The fastest confirmed plan within the budget
             serves each call; where nothing fits, the choice is analytic, with one log line.
         memory_budget: a fraction of the eager model's activation peak (0.3), bytes (2147483648 or
-            "2GiB"), or "min". Without one, a database's own first budget holds.
+            "2GiB"), or "min". Without one, a database's own first budget holds. It is the whole
+            model's, also with targets: what is alive outside of a target while it runs is taken
+            off, and what the parts outside of all targets need cannot be lowered.
+        targets: capture these submodules, such as ``"trunk.blocks.*"``, in place of the whole
+            model; ``"auto"`` finds them. The model itself then runs their plans, until
+            ``remove()`` of what is returned.
 
     Raises:
         BudgetError: the example inputs cannot meet the budget; names the lowest that can be met.
-        CaptureError: the model cannot be captured.
+        CaptureError: the model cannot be captured; names submodules that could be targeted.
+        ConfigError: the targets name nothing.
         DatabaseError: the database is damaged.
     """
     budget = None if memory_budget is None else parse_budget(memory_budget)
@@ -222,8 +242,19 @@ def apply(
     entries = _by_fingerprint(files, _device_of(model))
     if plans is not None and not entries:
         log.warning("autochunk: the plan database %s is empty; choosing analytically", plans)
+    if targets is not None:
+        targeted = AppliedTargets(model, targets, entries, budget)
+        try:
+            targeted.prepare(*args, **dict(kwargs or {}))
+        except BaseException:
+            targeted.remove()
+            raise
+        return targeted
     applied = Applied(model, entries, budget)
-    applied.prepare(*args, **dict(kwargs or {}))
+    try:
+        applied.prepare(*args, **dict(kwargs or {}))
+    except CaptureError as error:
+        raise CaptureError(f"{error}. Of {type(model).__name__}, {suggestion(model)}") from error
     return applied
 
 
@@ -270,4 +301,4 @@ def apply_plan(
     return applied
 
 
-__all__ = ["Applied", "Prepared", "apply", "apply_plan"]
+__all__ = ["Applied", "AppliedTargets", "Prepared", "apply", "apply_plan"]

@@ -38,26 +38,47 @@ class Captures:
             CaptureError: the model cannot be captured.
         """
         leaves, spec = pytree.tree_flatten((tuple(args), dict(kwargs)))
-        signature = tuple(
-            (leaf.dim(), leaf.dtype, leaf.device)
-            if isinstance(leaf, torch.Tensor)
-            else (type(leaf), leaf)
-            for leaf in leaves
-        )
-        key = (signature, spec, autocast_state())
+        key = capture_key(leaves, spec)
         for kept_key, kept in self._kept:
             if kept_key != key:
                 continue
             try:
-                return _located(kept, leaves)
+                return locate_in(kept, leaves)
             except UnsupportedSizes:
                 continue
         made = capture(self.model, args, kwargs)
         self._kept.append((key, made))
-        return _located(made, leaves)
+        return locate_in(made, leaves)
 
 
-def _located(captured: Capture, leaves: list[Any]) -> Located:
+def capture_key(leaves: list[Any], spec: pytree.TreeSpec) -> object:
+    """What calls must have in common to be served by one capture, sizes apart."""
+    signature = tuple(
+        (leaf.dim(), leaf.dtype, leaf.device, layout(leaf))
+        if isinstance(leaf, torch.Tensor)
+        else (type(leaf), leaf)
+        for leaf in leaves
+    )
+    return signature, spec, autocast_state()
+
+
+def layout(tensor: torch.Tensor) -> tuple[int, ...] | None:
+    """The order of a tensor's dimensions in memory, None where it is contiguous. A trace turns
+    reshapes into views where the example's layout allows it, and so is of one layout."""
+    if tensor.is_contiguous():
+        return None
+    strides = tensor.stride()
+    wide = [dim for dim, size in enumerate(tensor.shape) if size != 1]
+    dense = tensor.numel() == 1 + sum((tensor.shape[dim] - 1) * strides[dim] for dim in wide)
+    return (*sorted(wide, key=lambda dim: -strides[dim]), -1 if dense else -2)
+
+
+def locate_in(captured: Capture, leaves: list[Any]) -> Located:
+    """A capture as it serves a call with these leaves.
+
+    Raises:
+        UnsupportedSizes: their sizes contradict what the capture assumed.
+    """
     shapes = tuple(tuple(leaves[place].shape) for place in captured.tensor_places)
     return Located(captured, captured.graph.bind(shapes), shapes)
 

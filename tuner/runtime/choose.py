@@ -7,11 +7,16 @@ used, so that a budget met at one length is never assumed at another.
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
+
+import torch
 
 from cost_models.select import mib
 from search_space.budget import Budget
-from search_space.errors import AutoChunkError
+from search_space.eager_peak import eager_peak_bytes
+from search_space.errors import AutoChunkError, CaptureError
 from search_space.plan import Plan
 from tuner.database import GraphEntry, PlanRow
 from tuner.frontier import SLOWEST
@@ -68,6 +73,24 @@ def choose(
         return Chosen(Plan(analysis.graph.fingerprint), "unchanged: no budget, nothing tuned", peak)
     chosen = analysis.selector.within(limit)
     return Chosen(chosen.plan, "analytic", chosen.peak_bytes)
+
+
+def eager_or_captured_peak(
+    model: torch.nn.Module,
+    analysis: Analysis,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+) -> int:
+    """What a fraction is taken of: the eager model's peak, or where it cannot be told without
+    running the model, the captured graph's, with one log line."""
+    try:
+        return eager_peak_bytes(model, args, kwargs)
+    except CaptureError as error:
+        log.warning(
+            "autochunk: %s; a fractional budget is taken of the captured graph's peak instead",
+            error,
+        )
+        return analysis.memory.profile().peak_bytes
 
 
 def _best_row(

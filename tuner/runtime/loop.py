@@ -17,11 +17,24 @@ class Sliced:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """A preallocated output: shape and strides in elements, and how a pass fills it."""
+    """An output that passes fill: shape and strides in elements, and which part a pass writes.
+
+    ``donor`` is the place of an input whose storage it takes, or None to allocate it.
+    """
 
     shape: tuple[int, ...]
     strides: tuple[int, ...]
     cut: Sliced
+    donor: int | None = None
+
+    def room(self, part: torch.Tensor, tensors: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        """The whole output, unwritten. The first chunk's real dtype decides, since autocast may
+        have changed it; a donor of another one is left alone."""
+        if self.donor is not None:
+            donor = tensors[self.donor]
+            if donor.dtype == part.dtype and donor.stride() == self.strides:
+                return donor
+        return torch.empty_strided(self.shape, self.strides, dtype=part.dtype, device=part.device)
 
 
 class ChunkLoop(torch.nn.Module):
@@ -67,11 +80,8 @@ class ChunkLoop(torch.nn.Module):
                 length,
             )
             if not filled:
-                # the first chunk's real dtype decides: autocast may have changed it
                 filled = [
-                    torch.empty_strided(
-                        output.shape, output.strides, dtype=part.dtype, device=part.device
-                    )
+                    output.room(part, tensors)
                     for output, part in zip(self.outputs, made, strict=True)
                 ]
             for whole, output, part in zip(filled, self.outputs, made, strict=True):

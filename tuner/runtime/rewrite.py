@@ -26,7 +26,6 @@ from search_space.graph import (
     SizedNode,
     TorchConstant,
 )
-from search_space.liveness import output_layout
 from search_space.plan import Choice
 from search_space.regions import Loop
 from search_space.schedule import schedule
@@ -39,6 +38,7 @@ def rewrite(
     active: Sequence[tuple[Choice, Sequence[Loop]]],
     model: torch.nn.Module,
     constants: Mapping[str, torch.Tensor],
+    donations: Sequence[Mapping[int, int]] = (),
 ) -> fx.GraphModule:
     """The graph as a module that runs these loops.
 
@@ -48,14 +48,16 @@ def rewrite(
     Args:
         active: choices with their loops at this length (``MemoryModel.active``).
         constants: tensors of the graph's CONSTANT nodes, by name.
+        donations: per loop, outputs that take an input's storage (``Profile.donations``).
     """
     loops: list[Loop] = []
     modules: list[ChunkLoop] = []
     for choice, own in active:
         body = body_module(own[0])
         for loop in own:
+            donated = donations[len(loops)] if donations else {}
             loops.append(loop)
-            modules.append(chunk_loop(loop, choice.chunk_size, body))
+            modules.append(chunk_loop(loop, choice.chunk_size, body, donated))
     made = fx.Graph()
     values: dict[int, fx.Node] = {}
     for node in graph.nodes:
@@ -90,15 +92,20 @@ def rewrite(
     return root
 
 
-def chunk_loop(loop: Loop, chunk_size: int, body: fx.GraphModule) -> ChunkLoop:
-    """The module that runs one occurrence of a region."""
+def chunk_loop(
+    loop: Loop, chunk_size: int, body: fx.GraphModule, donated: Mapping[int, int] | None = None
+) -> ChunkLoop:
+    """The module that runs one occurrence of a region; ``donated`` names the inputs whose storage
+    outputs take."""
+    donated = donated or {}
+    entries = [source.node for source in loop.inputs]
     places = {node: place for place, node in enumerate(loop.region.nodes)}
     outputs = []
-    for node in loop.outputs:
-        layout = output_layout(loop.graph.nodes[node].output)
+    for node, layout in zip(loop.outputs, loop.layouts, strict=True):
         place = places[node]
         cut = Sliced(loop.region.dims[place], loop.factors[place])
-        outputs.append(Output(layout.shape, layout.strides, cut))
+        donor = entries.index(donated[node]) if node in donated else None
+        outputs.append(Output(layout.shape, layout.strides, cut, donor))
     inputs = tuple(
         None if source.dim is None else Sliced(source.dim, source.factor) for source in loop.inputs
     )
@@ -159,7 +166,7 @@ def body_module(loop: Loop) -> fx.GraphModule:
 def _affine(
     made: fx.Graph, value: Affine, factor: int, start: fx.Node, length: fx.Node
 ) -> fx.node.Argument:
-    """``constant + factor * (a * start + b * length)`` as readable arithmetic."""
+    """``(constant + factor * (a * start + b * length)) // divisor`` as readable arithmetic."""
     terms: list[fx.node.Argument] = []
     for weight, symbol in ((value.start * factor, start), (value.length * factor, length)):
         if weight:
@@ -171,6 +178,9 @@ def _affine(
     total = terms[0]
     for term in terms[1:]:
         total = made.call_function(operator.add, (total, term))
+    if value.divisor > 1:
+        # the rule's step sees to it that nothing is left over
+        total = made.call_function(operator.floordiv, (total, value.divisor))
     return total
 
 

@@ -1,0 +1,51 @@
+"""One op about to run, as far as its memory depends on it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from search_space.graph import ITEM_BYTES, Argument
+from search_space.layout import Layout
+
+
+@dataclass(frozen=True, slots=True)
+class Operand:
+    """A tensor argument: where it stands, its layout and its dtype."""
+
+    position: int
+    layout: Layout
+    dtype: str
+
+    @property
+    def nbytes(self) -> int:
+        return self.layout.numel * ITEM_BYTES[self.dtype]
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One op about to run: tensor arguments in order, all arguments, output shape and dtype."""
+
+    operands: tuple[Operand, ...]
+    args: tuple[Argument, ...]
+    shape: tuple[int, ...]
+    dtype: str
+    device: str
+    kwargs: tuple[tuple[str, Argument], ...] = ()
+
+    def argument(self, position: int, name: str, default: Argument = None) -> Argument:
+        """An argument by position or keyword, or the op's default."""
+        if position < len(self.args):
+            return self.args[position]
+        return dict(self.kwargs).get(name, default)
+
+
+Workspace = Callable[[Call], int]
+"""Bytes that an op allocates and frees beside its output."""
+
+
+def cpu_threads() -> int:
+    """Threads that CPU kernels use: OMP_NUM_THREADS, or the cores that this process may use."""
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    return int(wanted) if wanted.isdigit() and int(wanted) else len(os.sched_getaffinity(0))

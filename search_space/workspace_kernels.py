@@ -1,0 +1,257 @@
+"""What norms, reductions, look-ups, pooling and resizing take beside their outputs.
+
+Read off the allocator's events with torch 2.13 on a CPU, by ``tests/search_space/
+test_workspace_kernels.py``, op by op and layout by layout.
+"""
+
+from __future__ import annotations
+
+from math import prod
+
+from search_space.graph import ITEM_BYTES, Argument
+from search_space.kernel_call import Call, Operand, Workspace
+from search_space.layout import contiguous, is_channels_last, is_contiguous, is_dense
+
+_HALF = ("bfloat16", "float16")
+
+
+def _copy(operand: Operand) -> int:
+    return 0 if is_contiguous(operand.layout) else operand.nbytes
+
+
+def _images_copy(operand: Operand) -> int:
+    """The copy of an image that lies neither in rows nor with its channels last."""
+    layout = operand.layout
+    in_order = is_contiguous(layout) or (is_channels_last(layout) and is_dense(layout))
+    return 0 if in_order else operand.nbytes
+
+
+def _ints(value: Argument) -> tuple[int, ...]:
+    values = value if isinstance(value, tuple) else (value,)
+    return tuple(v for v in values if isinstance(v, int))
+
+
+def _contiguous_first(call: Call) -> int:
+    return _copy(call.operands[0])
+
+
+def _image_first(call: Call) -> int:
+    return _images_copy(call.operands[0])
+
+
+def _softmax(call: Call) -> int:
+    first = call.operands[0]
+    if first.dtype != call.dtype:  # softmax(x, dim, dtype) casts first
+        twice = 2 if is_dense(first.layout) and not is_contiguous(first.layout) else 1
+        return twice * first.layout.numel * ITEM_BYTES[call.dtype]
+    return _copy(first)
+
+
+# -- norms ---------------------------------------------------------------------------------------
+
+
+def _inner(call: Call) -> int:
+    """Elements that are normalised together."""
+    return max(prod(_ints(call.args[1] if len(call.args) > 1 else ())), 1)
+
+
+def _layer_norm(call: Call) -> int:
+    first = call.operands[0]
+    item = max((ITEM_BYTES[operand.dtype] for operand in call.operands), default=4)
+    return 2 * item * (first.layout.numel // _inner(call)) + _copy(first)
+
+
+def _rms_norm(call: Call) -> int:
+    """The squares, in the precision that the op computes in; half precision is cast first."""
+    first = call.operands[0]
+    numel, rows = first.layout.numel, first.layout.numel // _inner(call)
+    if first.dtype in _HALF:
+        return numel * (4 + 4 + 2) + 8 * rows + 8 * _inner(call)
+    return numel * ITEM_BYTES[first.dtype]
+
+
+def _group_norm(call: Call) -> int:
+    first = call.operands[0]
+    shape = first.layout.shape
+    groups = call.argument(1, "num_groups", 1)
+    count = groups if isinstance(groups, int) else 1
+    return 2 * 4 * shape[0] * count + _images_copy(first)
+
+
+def _instance_norm(call: Call) -> int:
+    first = call.operands[0]
+    return 4 * 4 * prod(first.layout.shape[:2]) + _copy(first)
+
+
+# -- reductions ----------------------------------------------------------------------------------
+
+
+def _cast_up(call: Call) -> int:
+    """Half precision is summed in float32: all of the argument is cast first."""
+    first = call.operands[0]
+    if first.dtype not in _HALF:
+        return 0
+    return 4 * first.layout.numel + 4 * prod(call.shape)
+
+
+def _sum(call: Call) -> int:
+    first = call.operands[0]
+    same = first.dtype == call.dtype
+    return 0 if same else first.layout.numel * ITEM_BYTES[call.dtype]
+
+
+def _logsumexp(call: Call) -> int:
+    first = call.operands[0]
+    item = ITEM_BYTES[call.dtype]
+    return item * (first.layout.numel + 2 * prod(call.shape))
+
+
+def _truth(call: Call) -> int:
+    """What is true of each number, where it is not given as booleans."""
+    first = call.operands[0]
+    return 0 if first.dtype in ("bool", "uint8") else first.layout.numel
+
+
+def _argsort(call: Call) -> int:
+    first = call.operands[0]
+    return first.nbytes + 8 * max(first.layout.shape, default=1)
+
+
+def _cosine_similarity(call: Call) -> int:
+    """Both tensors scaled, and their product, at the broadcast size."""
+    shapes = [operand.layout.shape for operand in call.operands]
+    width = max(len(shape) for shape in shapes)
+    whole = 1
+    for place in range(1, width + 1):
+        whole *= max(shape[-place] if place <= len(shape) else 1 for shape in shapes)
+    item = ITEM_BYTES[call.dtype]
+    return item * (3 * whole + 2 * prod(call.shape)) + 64
+
+
+# -- look-ups ------------------------------------------------------------------------------------
+
+
+def _take_along_dim(call: Call) -> int:
+    """The indices, broadcast and made whole; and what ``gather`` takes."""
+    return 8 * prod(call.shape) + _gather(call)
+
+
+def _gather(call: Call) -> int:
+    return 4 * prod(call.shape) if call.dtype in _HALF else 0
+
+
+def _scatter(call: Call) -> int:
+    if call.dtype not in _HALF or len(call.operands) < 2:
+        return 0
+    return 16 * call.operands[1].layout.numel
+
+
+def _slice_scatter(call: Call) -> int:
+    first = call.operands[0]
+    return 0 if is_dense(first.layout) else first.nbytes
+
+
+def _triangle(call: Call) -> int:
+    """A batch whose matrices do not follow each other is copied."""
+    layout = call.operands[0].layout
+    lead = len(layout.shape) - 2
+    regular = all(
+        size == 1 or stride == plain
+        for size, stride, plain in zip(
+            layout.shape[:lead], layout.strides[:lead], contiguous(layout.shape).strides[:lead],
+            strict=True,
+        )
+    )  # fmt: skip
+    return 0 if regular else call.operands[0].nbytes
+
+
+# -- images --------------------------------------------------------------------------------------
+
+
+def _max_pool(call: Call) -> int:
+    """The indices of the largest, which are dropped."""
+    return 8 * prod(call.shape) + _images_copy(call.operands[0])
+
+
+def _adaptive_pool(call: Call) -> int:
+    first = call.operands[0]
+    if all(size == 1 for size in _ints(call.argument(1, "output_size"))):
+        return _cast_up(call) + 64  # a mean
+    return _images_copy(first)
+
+
+def _pad(call: Call) -> int:
+    """Only where the rim repeats what is within."""
+    constant = call.argument(2, "mode", "constant") == "constant"
+    return 0 if constant else _images_copy(call.operands[0])
+
+
+def _windows(call: Call) -> int:
+    first = call.operands[0]
+    return first.nbytes + _copy(first)
+
+
+def _linear_weights(call: Call) -> int:
+    """Positions and weights of two neighbours for each position of the output, by dimension."""
+    return 24 * sum(call.shape[2:])
+
+
+def _smooth(call: Call) -> int:
+    """The image resized along its last dimension, in between."""
+    shape = call.operands[0].layout.shape
+    return prod(shape[:-1]) * call.shape[-1] * ITEM_BYTES[call.dtype] + 64 * sum(call.shape[2:])
+
+
+KERNEL_WORKSPACES: dict[str, Workspace] = {
+    **dict.fromkeys(
+        ("aten.softmax", "aten.log_softmax", "aten._softmax", "aten._log_softmax"), _softmax
+    ),
+    "aten.layer_norm": _layer_norm,
+    "aten.native_layer_norm": _contiguous_first,
+    "aten.group_norm": _group_norm,
+    "aten.native_group_norm": _image_first,
+    "aten.instance_norm": _instance_norm,
+    "aten.rms_norm": _rms_norm,
+    "aten._fused_rms_norm": _rms_norm,
+    "aten.mean": _cast_up,
+    "aten.sum": _sum,
+    "aten.logsumexp": _logsumexp,
+    "aten.any": _truth,
+    "aten.all": _truth,
+    "aten.argsort": _argsort,
+    "aten.cosine_similarity": _cosine_similarity,
+    "aten.take_along_dim": _take_along_dim,
+    "aten.gather": _gather,
+    "aten.scatter": _scatter,
+    "aten.scatter_add": _scatter,
+    "aten.slice_scatter": _slice_scatter,
+    "aten.index_select": _contiguous_first,
+    "aten.bucketize": _contiguous_first,
+    "aten.fft_rfft": _contiguous_first,
+    "aten.tril": _triangle,
+    "aten.triu": _triangle,
+    "aten.avg_pool1d": _image_first,
+    "aten.avg_pool2d": _image_first,
+    "aten.avg_pool3d": _image_first,
+    "aten.max_pool1d": _max_pool,
+    "aten.max_pool2d": _max_pool,
+    "aten.max_pool3d": _max_pool,
+    "aten.max_pool2d_with_indices": _image_first,
+    "aten.max_pool3d_with_indices": _image_first,
+    "aten.adaptive_avg_pool1d": _adaptive_pool,
+    "aten.adaptive_avg_pool2d": _adaptive_pool,
+    "aten.adaptive_avg_pool3d": _adaptive_pool,
+    "aten.pixel_shuffle": _image_first,
+    "aten.pixel_unshuffle": _image_first,
+    "aten.pad": _pad,
+    **{
+        f"aten.{name}_pad{n}d": _image_first
+        for name in ("reflection", "replication") for n in (1, 2, 3)
+    },
+    "aten.im2col": _windows,
+    "aten.upsample_linear1d": _linear_weights,
+    "aten.upsample_bilinear2d": _linear_weights,
+    "aten.upsample_trilinear3d": _linear_weights,
+    "aten._upsample_bilinear2d_aa": _smooth,
+    "aten._upsample_bicubic2d_aa": _smooth,
+}  # fmt: skip

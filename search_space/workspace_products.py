@@ -1,0 +1,227 @@
+"""What matrix products take beside their outputs: copies of arguments that no kernel can read in
+place, and on a CPU, in half precision, what oneDNN packs.
+
+Read off the allocator's events with torch 2.13.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+
+from search_space.dim_rules.matmul import Labels, einsum_labels
+from search_space.graph import ITEM_BYTES
+from search_space.kernel_call import Call, Operand, Workspace, cpu_threads
+from search_space.layout import Layout, contiguous, is_contiguous, reshaped
+
+_PACKED = 9 * 1024
+"""Bytes of small buffers that each thread has in a packed product."""
+
+_MOST_PACKED = 21 * 2**18
+"""Bytes of the largest block that a thread packs."""
+
+_LEAST = 16**3
+"""Products of fewer steps are not given to the library (``use_mkldnn_matmul``)."""
+
+
+def _is_packed(call: Call) -> bool:
+    return call.device.startswith("cpu") and call.dtype in ("bfloat16", "float16")
+
+
+def _folded(layout: Layout, batch: Sequence[int]) -> Layout | None:
+    """``(..., n, m)`` broadcast to a batch and folded to one batch dimension; None where only a
+    copy can be."""
+    lead = len(batch) - (len(layout.shape) - 2)
+    shape = (*batch, *layout.shape[-2:])
+    strides = (0,) * lead + tuple(
+        stride if size == out else 0
+        for size, stride, out in zip(layout.shape, layout.strides, shape[lead:], strict=True)
+    )
+    return reshaped(Layout(shape, strides), (prod(batch), *shape[-2:]))
+
+
+def _is_plain(folded: Layout, packed: bool) -> bool:
+    """Whether a batched product reads the matrices in place: by rows or by columns."""
+    rows, columns = folded.strides[-2:]
+    n, m = folded.shape[-2:]
+    if packed:  # oneDNN takes matrices without gaps, by rows or by columns, one after the other
+        batch, _, _ = folded.strides
+        flipped = Layout((folded.shape[0], m, n), (batch, columns, rows))
+        return is_contiguous(folded) or is_contiguous(flipped)
+    return (columns == 1 or m == 1) and rows >= m or (rows == 1 or n == 1) and columns >= n
+
+
+def _matrix_copy(operand: Operand, batch: Sequence[int], packed: bool = False) -> int:
+    """Bytes that batched matrix multiplication copies of one argument of rank at least 2."""
+    folded = _folded(operand.layout, batch)
+    plain = folded is not None and _is_plain(folded, packed)
+    return 0 if plain else prod(batch) * prod(operand.layout.shape[-2:]) * ITEM_BYTES[operand.dtype]
+
+
+def _packing(call: Call, a: Layout, b: Layout) -> int:
+    """An upper bound of what oneDNN packs in half precision: for each thread a block of the
+    right-hand matrix, and a left-hand one that does not lie in rows; over long sums of many rows
+    also the result in float32."""
+    if not _is_packed(call):
+        return 0
+    item = ITEM_BYTES[call.dtype]
+    inner, columns = b.shape[-2:] if len(b.shape) > 1 else (b.shape[-1], 1)
+    rows = prod(call.shape) // max(columns, 1)
+    if rows * columns * inner <= _LEAST:
+        return 0
+    right = min(-(-inner // 64) * 64 * (-(-columns // 64) * 64) * item, _MOST_PACKED)
+    left = 0
+    if len(a.shape) > 1 and a.strides[-1] != 1:
+        left = a.shape[-2] * a.shape[-1] * item
+    sums = 4 * rows * columns if inner > 2048 and rows >= 1024 else 0
+    return cpu_threads() * (right + _PACKED) + left + sums
+
+
+def _rows_copy(operand: Operand) -> int:
+    """Bytes copied to read ``(..., K)`` as a matrix of rows."""
+    shape = operand.layout.shape
+    folded = reshaped(operand.layout, (prod(shape[:-1]), shape[-1]))
+    return operand.nbytes if folded is None else 0
+
+
+def _matmul(call: Call) -> int:
+    if len(call.operands) < 2:
+        return 0
+    a, b = call.operands[:2]
+    packing = _packing(call, a.layout, b.layout)
+    if len(a.layout.shape) < 2 or len(b.layout.shape) < 2:
+        gaps = [one for one in (a, b) if _is_packed(call) and not is_contiguous(one.layout)]
+        return packing + sum(one.nbytes for one in gaps)
+    if len(b.layout.shape) == 2 and len(a.layout.shape) > 2 and not _rows_copy(a):
+        # one product of all rows; where rows cannot be read in place, a batch of products
+        return packing
+    rank = max(len(a.layout.shape), len(b.layout.shape))
+    batch = call.shape[: rank - 2]
+    packed = _is_packed(call)
+    return packing + _matrix_copy(a, batch, packed) + _matrix_copy(b, batch, packed)
+
+
+def _bmm(call: Call) -> int:
+    if len(call.operands) < 2:
+        return 0
+    a, b = call.operands[-2:]
+    packed = _is_packed(call)
+    return (
+        _matrix_copy(a, a.layout.shape[:1], packed) + _matrix_copy(b, b.layout.shape[:1], packed)
+        + _packing(call, a.layout, b.layout)
+    )  # fmt: skip
+
+
+def _mm(call: Call) -> int:
+    if len(call.operands) < 2:
+        return 0
+    a, b = call.operands[-2:]
+    return _matrix_copy(a, ()) + _matrix_copy(b, ()) + _packing(call, a.layout, b.layout)
+
+
+def _linear(call: Call) -> int:
+    # with weights that could take a gradient the framework folds rows, even where it must copy
+    x, weight = call.operands[0], call.operands[1] if len(call.operands) > 1 else None
+    packing = 0
+    if weight is not None:
+        flipped = Layout(weight.layout.shape[::-1], weight.layout.strides[::-1])
+        packing = _packing(call, contiguous(x.layout.shape), flipped)
+    return _rows_copy(x) + packing
+
+
+def _einsum(call: Call) -> int:
+    """Operands are joined one by one, each pair permuted to ``(batch, own, summed)`` and multiplied
+    as matrices; what a permutation cannot give as a view is copied."""
+    equation = call.args[0] if call.args else None
+    ranks = [len(operand.layout.shape) for operand in call.operands]
+    found = einsum_labels(equation, ranks)
+    if found is None or not call.operands:
+        return 0
+    terms, result = found
+    item = ITEM_BYTES[call.dtype]
+    label, layout, most, standing = terms[0], call.operands[0].layout, 0, 0
+    for place in range(1, len(terms)):
+        later = {one for term in (*terms[place + 1 :], result) for one in term}
+        other = call.operands[place].layout
+        extra, label, layout = _pair(call, label, layout, terms[place], other, later)
+        made = layout.numel * item
+        last = place == len(terms) - 1
+        most = max(most, standing + extra + (0 if last else made))
+        standing = made
+    return most
+
+
+def _pair(
+    call: Call, left: Labels, a: Layout, right: Labels, b: Layout, later: set[int | str]
+) -> tuple[int, Labels, Layout]:
+    """What joining two operands takes, and the labels and layout of what they become."""
+    sizes_a, sizes_b = dict(zip(left, a.shape, strict=True)), dict(zip(right, b.shape, strict=True))
+    item = ITEM_BYTES[call.dtype]
+    extra = 0
+    # what only one operand has and nobody asks for later is summed first
+    for sizes, others in ((sizes_a, sizes_b), (sizes_b, sizes_a)):
+        alone = [one for one in sizes if one not in later and others.get(one, 1) == 1]
+        gone = [one for one in alone if sizes[one] > 1]
+        if gone:
+            extra += prod(sizes.values()) // prod(sizes[one] for one in gone) * item
+    shared = [one for one in (*left, *right) if sizes_a.get(one, 1) > 1 and sizes_b.get(one, 1) > 1]
+    batch = list(dict.fromkeys(one for one in shared if one in later))
+    summed = list(dict.fromkeys(one for one in shared if one not in later))
+    own_a = [one for one in left if one in later and one not in batch and sizes_a[one] > 1]
+    own_b = [one for one in right if one in later and one not in batch and sizes_b[one] > 1]
+    sizes = {**sizes_b, **sizes_a, **{k: v for k, v in sizes_b.items() if v > 1}}
+    n, m, k = (prod(sizes[one] for one in group) for group in (own_a, own_b, summed))
+    for labels, layout, groups, shape in (
+        (left, a, (batch, own_a, summed), (n, k)), (right, b, (batch, summed, own_b), (k, m)),
+    ):  # fmt: skip
+        strides = dict(zip(labels, layout.strides, strict=True))
+        order = [one for group in groups for one in group]
+        permuted = Layout(
+            tuple(sizes[one] for one in order), tuple(strides[one] for one in order)
+        )
+        folded = reshaped(permuted, (prod(sizes[one] for one in batch), *shape))
+        if folded is None or not _is_plain(folded, _is_packed(call)):
+            extra += permuted.numel * item
+        elif _is_packed(call) and folded.strides[-1] != 1:
+            extra += shape[0] * shape[1] * item
+    made = (*batch, *own_a, *own_b)
+    product = contiguous([sizes[one] for one in made])
+    packing = _packing(call, contiguous((n, k)), contiguous((k, m)))
+    return extra + packing, made, product
+
+
+def _cdist(call: Call) -> int:
+    """By a matrix product, rows are extended by their squared norm and a one; the extended copy is
+    made from a scaled one."""
+    if len(call.operands) < 2:
+        return 0
+    a, b = call.operands[:2]
+    item = ITEM_BYTES[call.dtype]
+    copies = sum(0 if is_contiguous(one.layout) else one.nbytes for one in (a, b))
+    mode = call.argument(3, "compute_mode")
+    by_product = call.argument(2, "p", 2.0) == 2.0 and mode != 2
+    if mode in (None, 0):
+        by_product = by_product and max(a.layout.shape[-2], b.layout.shape[-2]) > 25
+    if not by_product:
+        return copies
+    width = a.layout.shape[-1]
+    batch = prod(call.shape[:-2])
+    rows = (batch * a.layout.shape[-2], batch * b.layout.shape[-2])
+    left, right = (one * (width + 2) * item for one in rows)
+    output = prod(call.shape) * item
+    norms = 2 * sum(rows) * item
+    peak = max(left + rows[0] * width * item + norms, left + right + norms + output)
+    return copies + max(peak - output, 0) + (width * call.shape[-1] * item + 2 * _PACKED
+                                             if _is_packed(call) else 0)  # fmt: skip
+
+
+PRODUCT_WORKSPACES: dict[str, Workspace] = {
+    "aten.matmul": _matmul,
+    "aten.bmm": _bmm,
+    "aten.baddbmm": _bmm,
+    "aten.mm": _mm,
+    "aten.addmm": _mm,
+    "aten.linear": _linear,
+    "aten.einsum": _einsum,
+    "aten.cdist": _cdist,
+}

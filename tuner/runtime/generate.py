@@ -1,0 +1,29 @@
+"""From an analysed graph and a plan to the module that runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import fx
+
+from search_space.plan import Plan
+from tuner.runtime.analysis import Analysis
+from tuner.runtime.rewrite import rewrite
+
+
+def generate(
+    analysis: Analysis,
+    plan: Plan,
+    model: torch.nn.Module,
+    constants: Mapping[str, torch.Tensor],
+) -> fx.GraphModule:
+    """The plan's code, just as the memory model took it: loops, inner loops and donations.
+
+    Args:
+        model: whose weights it reads at each call.
+        constants: tensors of the graph's CONSTANT nodes, by name.
+    """
+    active = analysis.memory.resolved(plan.choices)
+    donations = analysis.memory.profile(plan.choices).donations
+    return rewrite(analysis.sized, active, model, constants, donations)
