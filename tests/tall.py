@@ -1,52 +1,47 @@
-"""Graphs of any depth: one captured layer repeated, as plain data."""
+"""Graphs of plain data: one captured layer repeated to any depth, and graphs of made-up wiring."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
 
-from search_space.graph import LEAVES, Argument, Ref, SizedGraph, SizedNode, map_arguments
+from experiments.scale import layers, repeated, tall
+from search_space.graph import FRESH as NEW
+from search_space.graph import INPUT, OP, POINTWISE, Ref, SizedGraph, SizedNode, Tensor
+from search_space.layout import contiguous
+
+Wiring = Sequence[tuple[str, tuple[int, ...]]]
+"""Per node, its op and the nodes that it reads; node 0 is the graph's input."""
+
+SIDE = 6
+_TRAITS = {"aten.matmul.default": frozenset({NEW})}
 
 
-def repeated(graph: SizedGraph, first: int, length: int, times: int) -> SizedGraph:
-    """The graph with its nodes ``[first, first + length)``, one layer, there ``times`` times.
+def wired(wiring: Wiring, outputs: Sequence[int] | None = None) -> SizedGraph:
+    """A graph of square matrices, each node an op on those before it.
 
-    The layer reads the previous one (whatever stands up to ``length`` before it) and what all
-    layers share (whatever stands before that); weights stand for themselves in every copy.
+    Args:
+        outputs: what the graph returns; all that nothing reads where it is None.
     """
-    by = (times - 1) * length
-    nodes = list(graph.nodes[: first + length])
-    for copy in range(1, times):
-        for node in graph.nodes[first : first + length]:
-            nodes.append(_moved(graph, node, copy * length, first - length))
-    for node in graph.nodes[first + length :]:
-        nodes.append(_moved(graph, node, by, first))
+    square = contiguous((SIDE, SIDE))
+    tensor = Tensor(square.shape, square.strides, "float32", "cpu")
+    nodes = [
+        SizedNode(
+            0, "x", INPUT, "x", (), (), (tensor,), False, frozenset(), "", ()
+        )
+    ]  # fmt: skip
+    for index, (op, refs) in enumerate(wiring, 1):
+        assert all(ref < index for ref in refs)
+        nodes.append(
+            SizedNode(
+                index, f"n{index}", OP, op, tuple(Ref(ref) for ref in refs), (), (tensor,), False,
+                _TRAITS.get(op, frozenset({NEW, POINTWISE})), "",
+                tuple(((place,), ref) for place, ref in enumerate(refs)),
+            )
+        )  # fmt: skip
+    if outputs is None:
+        read = {ref for _, refs in wiring for ref in refs}
+        outputs = [node.index for node in nodes[1:] if node.index not in read]
+    return SizedGraph(tuple(nodes), tuple(Ref(index) for index in outputs), ())
 
-    def move(value: Argument) -> Argument:
-        late = isinstance(value, Ref) and value.index >= first
-        return Ref(value.index + by) if isinstance(value, Ref) and late else value
 
-    outputs = tuple(map_arguments(value, move) for value in graph.outputs)
-    return SizedGraph(tuple(nodes), outputs, graph.bindings, graph.fingerprint)
-
-
-def _moved(graph: SizedGraph, node: SizedNode, by: int, since: int) -> SizedNode:
-    """A node moved on, with its references to nodes at ``since`` or later."""
-
-    def move(value: Argument) -> Argument:
-        if not isinstance(value, Ref) or value.index < since:
-            return value
-        return value if graph.nodes[value.index].kind in LEAVES else Ref(value.index + by)
-
-    refs = tuple(
-        (path, moved.index)
-        for path, ref in node.refs
-        if isinstance(moved := move(Ref(ref)), Ref)
-    )
-    return replace(
-        node,
-        index=node.index + by,
-        label=f"{node.label}_{by}",
-        args=tuple(map_arguments(value, move) for value in node.args),
-        kwargs=tuple((name, map_arguments(value, move)) for name, value in node.kwargs),
-        refs=refs,
-    )
+__all__ = ["SIDE", "Wiring", "layers", "repeated", "tall", "wired"]
