@@ -7,6 +7,7 @@ and applied at another length.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -35,11 +36,11 @@ class Region:
     def __post_init__(self) -> None:
         if not self.nodes:
             raise PlanError("a region has no nodes")
-        if any(a >= b for a, b in zip(self.nodes, self.nodes[1:], strict=False)):
+        if self.nodes != tuple(sorted(set(self.nodes))):
             raise PlanError(f"a region's nodes must ascend, got {self.nodes}")
         if len(self.dims) != len(self.nodes):
             raise PlanError(f"{len(self.nodes)} nodes need as many dims, got {len(self.dims)}")
-        if any(dim < 0 for dim in self.dims):
+        if min(self.dims) < 0:
             raise PlanError(f"chunk dimensions are not negative, got {self.dims}")
         if not set(self.recomputed) <= set(self.nodes[:-1]):
             raise PlanError(
@@ -111,13 +112,15 @@ class Plan:
     rewrites: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        taken: set[int] = set()
-        for choice in self.choices:
-            for region in choice.regions:
-                own = set(region.nodes) - set(region.recomputed)
-                if taken & own:
-                    raise PlanError(f"two choices share the nodes {sorted(taken & own)}")
-                taken |= own
+        parts = [
+            set(region.nodes).difference(region.recomputed) if region.recomputed else region.nodes
+            for choice in self.choices
+            for region in choice.regions
+        ]
+        if len(set[int]().union(*parts)) != sum(map(len, parts)):
+            counts = Counter(node for part in parts for node in part)
+            twice = sorted(node for node, count in counts.items() if count > 1)
+            raise PlanError(f"two choices share the nodes {twice}")
         firsts = [choice.regions[0].nodes for choice in self.choices]
         if firsts != sorted(firsts):
             raise PlanError("a plan's choices must ascend by their first region")
@@ -138,11 +141,15 @@ def encode_ranges(numbers: Sequence[int]) -> str:
     return ",".join(parts)
 
 
-def decode_ranges(text: str) -> tuple[int, ...]:
-    """The inverse of :func:`encode_ranges`.
+MOST_NODES = 1_000_000
+"""Nodes in all occurrences of a class; a short text can name millions."""
+
+
+def decode_ranges(text: str, most: int = MOST_NODES) -> tuple[int, ...]:
+    """The inverse of :func:`encode_ranges`, for up to ``most`` numbers.
 
     Raises:
-        PlanError: the text is not of that form.
+        PlanError: the text is not of that form, or of more numbers.
     """
     numbers: list[int] = []
     for part in text.split(",") if text else []:
@@ -152,7 +159,7 @@ def decode_ranges(text: str) -> tuple[int, ...]:
             high = int(last) if dots else low
         except ValueError:
             raise PlanError(f"{text!r} is no list of ranges like '-5..-2,0'") from None
-        if high < low or high - low > 1_000_000:
+        if high < low or high - low >= most - len(numbers):
             raise PlanError(f"the range {part!r} runs backwards or is too long")
         numbers.extend(range(low, high + 1))
     return tuple(numbers)
@@ -184,37 +191,44 @@ def encode_regions(regions: Sequence[Region]) -> dict[str, Any]:
     return row
 
 
-def decode_regions(row: Mapping[str, Any]) -> tuple[Region, ...]:
-    """The inverse of :func:`encode_regions`.
+def decode_regions(row: Mapping[str, Any], most: int = MOST_NODES) -> tuple[Region, ...]:
+    """The inverse of :func:`encode_regions`, for up to ``most`` nodes in all occurrences.
 
     Raises:
-        PlanError: a field is missing or malformed.
+        PlanError: a field is missing or malformed, or there are more nodes.
     """
     try:
-        nodes, dims = decode_ranges(str(row["nodes"])), _decode_runs(str(row["dims"]))
-        again = decode_ranges(str(row.get("again", "")))
-        shared = decode_ranges(str(row.get("recomputed", "")))
-        shared_dims = _decode_runs(str(row["recomputed_dims"])) if shared else ()
-        anchors = [_whole(anchor) for anchor in _listed(row["at"])]
-        found = []
-        for anchor in anchors:
-            pairs = sorted([
-                *zip((node + anchor for node in nodes), dims, strict=True),
-                *zip(shared, shared_dims, strict=True),
-            ])  # fmt: skip
-            region = Region(
-                tuple(node for node, _ in pairs),
-                tuple(dim for _, dim in pairs),
-                tuple(sorted([*(node + anchor for node in again), *shared])),
-                shared,
-            )
-            found.append(region)
+        most = min(most, MOST_NODES)
+        nodes = decode_ranges(str(row["nodes"]), most)
+        dims = _decode_runs(str(row["dims"]), most)
+        again = decode_ranges(str(row.get("again", "")), most)
+        shared = decode_ranges(str(row.get("recomputed", "")), most)
+        shared_dims = _decode_runs(str(row["recomputed_dims"]), most) if shared else ()
+        anchors = [whole(anchor) for anchor in _listed(row["at"])]
+        if not anchors:
+            raise ValueError("it stands nowhere")
+        if len(anchors) * (len(nodes) + len(shared)) > most:
+            raise ValueError(f"it has more than {most} nodes")
+        first = anchors[0]
+        pairs = sorted([
+            *zip((node + first for node in nodes), dims, strict=True),
+            *zip(shared, shared_dims, strict=True),
+        ])  # fmt: skip
+        pattern = Region(
+            tuple(node for node, _ in pairs),
+            tuple(dim for _, dim in pairs),
+            tuple(sorted([*(node + first for node in again), *shared])),
+            shared,
+        )
+        return (pattern, *(pattern.shifted(anchor - first) for anchor in anchors[1:]))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise PlanError(f"a region definition is malformed: {error!r} in {row!r}") from error
-    return tuple(found)
+        text = repr(row)
+        raise PlanError(
+            f"a region definition is malformed: {error!r} in {text[:200]}"
+        ) from error
 
 
-def _whole(value: Any) -> int:
+def whole(value: Any) -> int:
     """A whole number as it is: 2.7 is no chunk size."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{value!r} is no whole number")
@@ -242,12 +256,12 @@ def _encode_runs(numbers: Sequence[int]) -> str:
     return ",".join(parts)
 
 
-def _decode_runs(text: str) -> tuple[int, ...]:
+def _decode_runs(text: str, most: int = MOST_NODES) -> tuple[int, ...]:
     numbers: list[int] = []
     for part in text.split(","):
         value, times, count = part.partition("x")
         repeat = int(count) if times else 1
-        if not 0 < repeat <= 1_000_000:
+        if not 0 < repeat <= most - len(numbers):
             raise ValueError(f"run {part!r}")
         numbers.extend([int(value)] * repeat)
     return tuple(numbers)
@@ -294,7 +308,7 @@ def _decode_choice(row: Mapping[str, Any]) -> Choice:
     inner = row.get("inner")
     return Choice(
         decode_regions(row["regions"]),
-        _whole(row["chunk_size"]),
+        whole(row["chunk_size"]),
         None if inner is None else _decode_choice(inner),
         bool(row.get("compiled", False)),
     )

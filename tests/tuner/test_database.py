@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import signal
 import time
 from collections.abc import Callable
@@ -14,7 +15,7 @@ import pytest
 import yaml
 
 from search_space.budget import parse_budget
-from search_space.errors import DatabaseError, PlanError
+from search_space.errors import DatabaseError
 from search_space.plan import Choice, Plan, Region
 from tuner.database import (
     GraphEntry,
@@ -33,6 +34,7 @@ SPAWN = multiprocessing.get_context("spawn")
 
 # a class of two occurrences, and one that computes the node 2 again in each of its three
 ATTENTION = tuple(Region((10, 11, 12), (1, 2, 2)).shifted(20 * k) for k in range(2))
+ALONE = (Region((300, 301), (0, 0)),)
 MASKED = tuple(Region((2, 15, 16, 19), (0, 1, 1, 3), (2,)).shifted(20 * k) for k in range(3))
 
 
@@ -243,15 +245,16 @@ def _bomb(good: str) -> bytes:
     levels = ["&x0 [lol, lol, lol, lol, lol, lol, lol, lol, lol, lol]"]
     levels += [f"&x{k} [{', '.join([f'*x{k - 1}'] * 10)}]" for k in range(1, 6)]
     lines = [f"a{k}: {level}" for k, level in enumerate(levels)]
-    return ("\n".join([*lines, good.replace("schema: 1", "schema: *x5")])).encode()
+    return ("\n".join([*lines, good.replace("schema: 2", "schema: *x5")])).encode()
 
 
 DAMAGES = [
     pytest.param(_truncated, "line", id="truncated"),
     pytest.param(lambda good: good.encode()[:-20] + b"\0\0\0", "damaged", id="control-characters"),
-    pytest.param(lambda _: b"", "schema 1", id="empty"),
-    pytest.param(lambda _: b"- 1\n- 2\n", "schema 1", id="a-list"),
-    pytest.param(_swapped("schema: 1", "schema: 2"), "found 2", id="another-schema"),
+    pytest.param(lambda _: b"", "schema 2", id="empty"),
+    pytest.param(lambda _: b"- 1\n- 2\n", "schema 2", id="a-list"),
+    pytest.param(_swapped("schema: 2", "schema: 3"), "upgrade autochunk", id="a-later-schema"),
+    pytest.param(_swapped("schema: 2", "schema: 0"), "found 0", id="another-schema"),
     pytest.param(_without("schema"), "found None", id="no-schema"),
     pytest.param(_without("graphs"), "the head", id="no-graphs"),
     pytest.param(_without("model"), "the head", id="no-model"),
@@ -265,6 +268,14 @@ DAMAGES = [
     pytest.param(_swapped("[2250, ", "[.inf, "), "graph 0f3a", id="an-infinite-peak"),
     pytest.param(_swapped("[2250, ", "[.nan, "), "graph 0f3a", id="no-number-for-a-peak"),
     pytest.param(_swapped("r1: 16", "r1: 0"), "graph 0f3a", id="a-chunk-of-nothing"),
+    pytest.param(_swapped("r1: 16", "r1: 2.7"), "graph 0f3a", id="a-chunk-of-a-fraction"),
+    pytest.param(_swapped("r1: 16", "r1: {size: 4, fused: 1}"), "lacks", id="an-unknown-choice"),
+    pytest.param(_swapped("r1: 16", "r1: {inner: {}}"), "graph 0f3a", id="a-choice-of-no-size"),
+    pytest.param(
+        _swapped("r1: 16", "r1: {size: 4, inner: {r0: 1, r1: 1}}"), "graph 0f3a",
+        id="two-choices-within",
+    ),
+    pytest.param(_swapped("at: [", "at: [], x: ["), "graph 0f3a", id="a-class-that-is-nowhere"),
     pytest.param(_swapped("budget: 0.5", "budget: 1.5"), "graph 0f3a", id="a-budget-above-all"),
     pytest.param(_swapped("dims: ", "dims: 2-"), "graph 0f3a", id="malformed-regions"),
     # these fail while plain values are made of the text, before anything is looked up
@@ -272,6 +283,21 @@ DAMAGES = [
     pytest.param(_swapped("2250", "9" * 5000), "damaged", id="a-number-too-long"),
     pytest.param(
         _swapped("float32", "[" * 5000 + "]" * 5000), "damaged", id="nested-too-deep"
+    ),
+    pytest.param(
+        _swapped("float32", "\n  " + "- " * 100_000), "damaged", id="nested-by-indicators"
+    ),
+    pytest.param(
+        lambda good: "\n".join(" " * k + "a:" for k in range(2500)).encode(), "damaged",
+        id="nested-by-indentation",
+    ),
+    pytest.param(lambda good: b"[" + b"1," * 450_000 + b"1]", "values", id="too-many-values"),
+    pytest.param(
+        _swapped("nodes: ", "nodes: 0..900000,"), "graph 0f3a", id="more-nodes-than-dimensions"
+    ),
+    pytest.param(
+        _swapped("at: [", f"at: [{', '.join(map(str, range(0, 900_000, 9)))}, "), "graph 0f3a",
+        id="more-occurrences-than-fit",
     ),
     pytest.param(_swapped("float32", "!!python/name:os.system"), "line", id="a-tag"),
     pytest.param(lambda good: b"\xff\xfe\xff" + good.encode(), "cannot be read", id="no-text"),
@@ -309,13 +335,13 @@ def test_a_damaged_file_is_named_and_left_as_it_is(
 def test_a_file_too_large_to_be_one_is_not_read(tmp_path: Path) -> None:
     path = write_graph(tmp_path, DEVICE, MODEL, graph_entry())
     with path.open("ab") as file:
-        file.truncate(33 * 2**20)
-    with pytest.raises(DatabaseError, match="33554432 bytes") as caught:
+        file.truncate(9 * 2**20)
+    with pytest.raises(DatabaseError, match="8388608 bytes") as caught:
         read_file(path)
     assert str(path) in str(caught.value)
-    with pytest.raises(DatabaseError, match="33554432 bytes"):
+    with pytest.raises(DatabaseError, match="8388608 bytes"):
         write_graph(tmp_path, DEVICE, MODEL, graph_entry())
-    assert path.stat().st_size == 33 * 2**20
+    assert path.stat().st_size == 9 * 2**20
 
 
 def test_a_place_that_cannot_be_written_is_a_database_error(tmp_path: Path) -> None:
@@ -330,21 +356,38 @@ def test_a_place_that_cannot_be_written_is_a_database_error(tmp_path: Path) -> N
     "plan",
     [
         Plan("0f3a", (Choice(ATTENTION, 8, Choice(MASKED, 2)),)),
-        Plan("0f3a", (Choice(ATTENTION, 8, compiled=True),)),
-        Plan("0f3a", (Choice(ATTENTION, 8),), rewrites=("sdpa",)),
+        Plan("0f3a", (Choice(ATTENTION, 8, Choice(MASKED, 2, Choice(ALONE, 1, compiled=True))),)),
+        Plan("0f3a", (Choice(MASKED, 1), Choice(ATTENTION, 8, compiled=True))),
+        Plan("0f3a", (Choice(ATTENTION, 8),), rewrites=("sdpa", "norm")),
+        Plan("0f3a", rewrites=("sdpa",)),
     ],
-    ids=["nested", "compiled", "rewritten"],
+    ids=["nested", "nested-twice", "compiled", "rewritten", "rewritten-alone"],
 )
-def test_a_plan_that_has_no_form_is_refused_and_changes_nothing(
-    tmp_path: Path, plan: Plan
-) -> None:
+def test_every_plan_has_a_form(tmp_path: Path, plan: Plan) -> None:
+    made = PlanRow(plan, 10, 10, 1.0, 1.0, 1.0, 1.0)
+    lengths = (LengthEntry(64, ((1, 64),), Reference(10, 1.0), (made,)),)
+    entry = replace(graph_entry(), lengths=lengths)
+    assert read_file(write_graph(tmp_path, DEVICE, MODEL, entry)).graphs == (entry,)
+    assert pickle.loads(pickle.dumps(entry)) == entry
+
+
+def test_files_of_schema_1_are_read_and_written_as_today(tmp_path: Path) -> None:
     path = write_graph(tmp_path, DEVICE, MODEL, graph_entry())
-    before = path.read_bytes()
-    odd = PlanRow(plan, 10, 10, 1.0, 1.0, 1.0, 1.0)
-    lengths = (LengthEntry(64, ((1, 64),), Reference(10, 1.0), (odd,)),)
-    with pytest.raises(PlanError, match="no form"):
-        write_graph(tmp_path, DEVICE, MODEL, replace(graph_entry(), lengths=lengths))
-    assert path.read_bytes() == before
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text.replace("schema: 2", "schema: 1"), encoding="utf-8")
+    assert read_file(path).graphs == (graph_entry(),)
+    write_graph(tmp_path, DEVICE, MODEL, graph_entry())
+    assert path.read_text(encoding="utf-8") == text
+
+
+def test_what_a_writer_left_that_died_is_cleared_away(tmp_path: Path) -> None:
+    path = write_graph(tmp_path, DEVICE, MODEL, graph_entry())
+    left = path.with_name(f".{path.name}.8fj2k1")
+    left.write_text("schema", encoding="utf-8")
+    beside = path.with_name(f".other-{path.name}.8fj2k1")
+    beside.write_text("schema", encoding="utf-8")
+    write_graph(tmp_path, DEVICE, MODEL, graph_entry("beef"))
+    assert not left.exists() and beside.exists()
 
 
 def test_a_plan_is_looked_up_at_its_shapes_then_at_larger_ones() -> None:

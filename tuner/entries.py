@@ -1,0 +1,106 @@
+"""What the plan database says: plain values, without a word on files.
+
+One :class:`ModelFile` holds, for a model on a device, one :class:`GraphEntry` per captured graph,
+in which one :class:`LengthEntry` per tuned set of input shapes holds the confirmed plans.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from search_space.budget import Budget
+from search_space.plan import Plan
+
+Shapes = tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PlanRow:
+    """A confirmed plan at one length.
+
+    Attributes:
+        plan: what runs.
+        peak_bytes: measured activation peak.
+        predicted_bytes: the memory model's.
+        latency_ms: measured; CPU time on a CPU, event time on a GPU.
+        ratio, ratio_low, ratio_high: of the latency over the eager model's, interleaved: median
+            and 95 % interval.
+    """
+
+    plan: Plan
+    peak_bytes: int
+    predicted_bytes: int
+    latency_ms: float
+    ratio: float
+    ratio_low: float
+    ratio_high: float
+
+    @property
+    def excess(self) -> float:
+        """By how many times the measured peak exceeded the predicted one; 1 where it did not."""
+        return max(1.0, self.peak_bytes / max(self.predicted_bytes, 1))
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """The eager model at one length; a latency of 0 where it could not run."""
+
+    peak_bytes: int
+    latency_ms: float
+
+
+@dataclass(frozen=True)
+class LengthEntry:
+    """What is known at one length: full input shapes, the eager model, confirmed plans by peak."""
+
+    length: int
+    shapes: Shapes
+    eager: Reference
+    frontier: tuple[PlanRow, ...]
+
+
+@dataclass(frozen=True)
+class GraphEntry:
+    """What is known of one captured graph."""
+
+    fingerprint: str
+    environment: Mapping[str, str]
+    symbols: Mapping[str, int]
+    budget: Budget | None
+    lengths: tuple[LengthEntry, ...]
+
+    def eager_peak(self, shapes: Shapes) -> int | None:
+        """The eager model's activation peak for inputs of these shapes, where it was tuned."""
+        return next((e.eager.peak_bytes for e in self.lengths if e.shapes == shapes), None)
+
+    def candidates(self, shapes: Shapes) -> Iterator[tuple[str, tuple[PlanRow, ...]]]:
+        """Where to look for a plan, in order: the exact shapes, then larger tuned ones, smallest
+        first. Each with a text that says where it comes from."""
+        exact = [entry for entry in self.lengths if entry.shapes == shapes]
+        larger = [entry for entry in self.lengths if covers(entry.shapes, shapes)]
+        larger.sort(key=lambda entry: entry.length)
+        for entry in exact:
+            yield f"tuned at {entry.length}", entry.frontier
+        for entry in larger:
+            yield f"tuned at {entry.length}, the next larger length", entry.frontier
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """One file of the database."""
+
+    model: str
+    device: str
+    graphs: tuple[GraphEntry, ...]
+    path: Path = field(default=Path(), compare=False)
+
+
+def covers(tuned: Shapes, wanted: Shapes) -> bool:
+    """Whether the tuned shapes are as large in every dimension, and larger in one."""
+    if tuned == wanted or [len(s) for s in tuned] != [len(s) for s in wanted]:
+        return False
+    return all(
+        a >= b for s, t in zip(tuned, wanted, strict=True) for a, b in zip(s, t, strict=True)
+    )
