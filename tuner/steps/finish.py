@@ -1,0 +1,91 @@
+"""Time a length's finalists together, keep the frontier, and write it to the database."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from tuner.campaign_result import BudgetResult, LengthResult
+from tuner.database import GraphEntry, LengthEntry, PlanRow, Reference, write_graph
+from tuner.frontier import best_within, frontier
+from tuner.measure.timing import median, ratio
+from tuner.measurer import Confirmed
+from tuner.steps.state import Length, State
+
+FINALISTS = 8
+"""Plans of a length that are timed in turns at the end, so that they can be compared."""
+
+
+def finish(state: State, one: Length) -> LengthResult:
+    """Time the finalists in turns and keep the frontier."""
+    good = [done for done in one.confirmed.values() if done.status == "ok"]
+    rows = [_row(done) for done in good]
+    finalists = {
+        row.plan
+        for limit in one.limits.values()
+        if (row := best_within(rows, limit)) is not None
+    }
+    for row in frontier(rows):
+        if len(finalists) < FINALISTS:
+            finalists.add(row.plan)
+    chosen = [done for done in good if done.plan in finalists]
+    if chosen:
+        again = state.measurer.together(one.length, chosen, one.reference, more=4)
+        rows = [_row(done) for done in again if done.status == "ok"] or rows
+    return _result(state, one, rows)
+
+
+def _result(state: State, one: Length, rows: list[PlanRow]) -> LengthResult:
+    kept = frontier(rows)
+    budgets = tuple(
+        BudgetResult(budget, limit, best_within(rows, limit))
+        for budget, limit in one.limits.items()
+    )
+    # a budget's own plan stays, even where a lower peak is as fast within the noise
+    extra = [b.row for b in budgets if b.row is not None and b.row not in kept]
+    unique = {row.plan: row for row in (*kept, *extra)}
+    eager = Reference(
+        one.baseline.peak_bytes or one.described.eager_peak_bytes,
+        0.0 if one.reference is not None else median(one.baseline.eager.decisive_ms),
+    )
+    return LengthResult(
+        one.length,
+        eager,
+        "eager" if one.reference is None else "lowest plan",
+        budgets,
+        tuple(sorted(unique.values(), key=lambda row: (row.peak_bytes, row.ratio))),
+        tuple(one.confirmed.values()),
+        _memory_error(one),
+        state.target,
+    )
+
+
+def write(state: State, one: Length, result: LengthResult) -> Path:
+    """Put a length's frontier into the plan database; the file."""
+    described, config = one.described, state.config
+    entry = GraphEntry(
+        described.graph.fingerprint,
+        state.environment,
+        described.bindings,
+        config.budgets[0] if config.budgets else None,
+        (LengthEntry(result.length, described.shapes, result.eager, result.frontier),),
+    )
+    return write_graph(config.plans, state.environment["device_name"], config.model.id, entry)
+
+
+def _memory_error(one: Length) -> float:
+    """The largest relative error of predicted peaks, against what was requested."""
+    errors = [
+        abs(done.predicted_bytes / done.requested_bytes - 1)
+        for done in one.confirmed.values()
+        if done.status == "ok" and done.requested_bytes
+    ]
+    return max(errors, default=math.nan)
+
+
+def _row(done: Confirmed) -> PlanRow:
+    found = ratio(done.samples.decisive_ms, done.reference.decisive_ms)
+    return PlanRow(
+        done.plan, done.peak_bytes, done.predicted_bytes, median(done.samples.decisive_ms),
+        found.median, found.low, found.high,
+    )  # fmt: skip
