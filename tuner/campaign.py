@@ -14,17 +14,19 @@ from pathlib import Path
 import yaml
 
 from search_space.errors import BudgetError, ConfigError, MeasurementError
-from tuner.campaign_result import CampaignResult
+from tuner.campaign_records import Records
+from tuner.campaign_result import CampaignResult, expected_seconds
 from tuner.config import CampaignConfig
 from tuner.ledger import Ledger
 from tuner.measure.backends import resolve_device
+from tuner.measure.timing import median
 from tuner.measurer import Measurer
 from tuner.progress import Progress, Silent
 from tuner.steps.analyse import analyse
 from tuner.steps.baseline import run_baselines
-from tuner.steps.confirm import run_rounds
+from tuner.steps.confirm import run_rounds, tuning_title
 from tuner.steps.finish import finish, write
-from tuner.steps.regions import choose_model, time_regions
+from tuner.steps.regions import TIMING, choose_model, time_regions
 from tuner.steps.state import State
 
 
@@ -53,7 +55,7 @@ def run_campaign(
         (config.output / "config.yaml").write_text(text, encoding="utf-8")
         ledger.append("campaign", {"config": config.plain()})
         if config.model.targets is None:
-            return _run_steps(_start(config, measurer, progress))
+            return _run_steps(_start(config, measurer, progress, Records(ledger.append)))
         progress.note("starting the measuring process and building the model")
         names = measurer.targets(min(config.seq_lens))
         measurer.close()
@@ -66,12 +68,13 @@ def _tune_targets(
     """Tune each distinct target. One that cannot meet the budgets does not keep others from it."""
     found: dict[str, CampaignResult] = {}
     failed: dict[str, BudgetError] = {}
-    for name in names:
-        progress.note(f"target {name}")
+    for place, name in enumerate(names, 1):
+        progress.part(f"target {name}", place, len(names))
         ledger.append("target", {"target": name})
         with Measurer(config, ledger, name) as measurer:
             try:
-                found[name] = _run_steps(_start(config, measurer, progress, name))
+                records = Records(ledger.append, name)
+                found[name] = _run_steps(_start(config, measurer, progress, records, name))
             except BudgetError as error:
                 failed[name] = error
                 ledger.append("target", {"target": name, "status": "refused", "reason": str(error)})
@@ -93,7 +96,11 @@ def _tune_targets(
 
 
 def _start(
-    config: CampaignConfig, measurer: Measurer, progress: Progress, target: str = ""
+    config: CampaignConfig,
+    measurer: Measurer,
+    progress: Progress,
+    records: Records,
+    target: str = "",
 ) -> State:
     progress.note("starting the measuring process and building the model")
     environment, ceilings = measurer.environment()
@@ -101,13 +108,14 @@ def _start(
         f"device {environment['device_name']}: {ceilings.copy_bytes_per_s / 1e9:.1f} GB/s, "
         f"{ceilings.matmul_flops_per_s / 1e9:.0f} GFLOP/s, {ceilings.launch_s * 1e6:.1f} us an op"
     )
-    return State(config, measurer, progress, target, environment, ceilings)
+    return State(config, measurer, progress, records, target, environment, ceilings)
 
 
 def _run_steps(state: State) -> CampaignResult:
     """All steps in order."""
     analyse(state)
     run_baselines(state)
+    _expect(state)
     time_regions(state)
     choose_model(state)
     results = []
@@ -115,6 +123,8 @@ def _run_steps(state: State) -> CampaignResult:
     for one in state.lengths:
         run_rounds(state, one)
         result = finish(state, one)
+        assert one.cost is not None
+        state.records.finished(result, one.analysis, one.cost)
         results.append(result)
         if result.frontier:
             # written length by length: what is confirmed survives whatever comes after
@@ -126,3 +136,12 @@ def _run_steps(state: State) -> CampaignResult:
         )
     assert state.model is not None
     return CampaignResult(tuple(results), state.model.kind, state.scores, tuple(files))
+
+
+def _expect(state: State) -> None:
+    """Tell how long what is left should take, now that the model was run."""
+    seconds = {TIMING: state.config.cost_model.timings_s * len(state.lengths)}
+    for one in state.lengths:
+        run_s = median(one.baseline.unchunked.wall_ms) / 1e3
+        seconds[tuning_title(one)] = expected_seconds(state.config, run_s)
+    state.progress.expect(seconds)

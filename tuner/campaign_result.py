@@ -89,6 +89,16 @@ def plan_campaign(config: CampaignConfig, analyses: Mapping[int, Analysis]) -> l
     return found
 
 
+def expected_seconds(config: CampaignConfig, run_s: float) -> float:
+    """About how long the real runs at a length take, where one run of the model takes ``run_s``:
+    each plan is built and run twice, then timed in turns, and the finalists once more."""
+    confirm = config.confirm
+    plans = 1 + len(config.budgets) * (1 + confirm.top_k * config.search.rounds)
+    turns = confirm.warmup + confirm.repeats
+    finalists = min(plans, 1 + len(config.budgets))
+    return run_s * (plans * (2 + turns) + (1 + finalists) * (turns + confirm.repeats))
+
+
 def timed_sizes(grid: Sequence[int]) -> tuple[int, ...]:
     """The chunk sizes of a grid to time alone: every second one, from the largest."""
     return tuple(grid[::2])

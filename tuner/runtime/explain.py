@@ -31,7 +31,7 @@ def explain_plan(analysis: Analysis, chosen: Chosen) -> str:
     if not active:
         lines.append("nothing is chunked")
     for place, (choice, loops) in enumerate(active):
-        lines.append(_choice_line(memory.graph, place, choice, loops))
+        lines.append(_choice_line(place, choice, loops))
         without = [other for other, _ in active if other is not choice]
         alone = memory.profile(without).peak_bytes
         lines.append(f"     without it the peak would be {mib(alone)}")
@@ -74,21 +74,27 @@ def dimension_text(loop: Loop) -> str:
     return f"dimension {dim} of {node.label} {node.output.shape}, ending in {last.label}"
 
 
-def _choice_line(graph: SizedGraph, place: int, choice: Choice, loops: Sequence[Loop]) -> str:
-    loop = loops[0]
+def ops_text(loop: Loop) -> str:
+    """What a region computes, views left out: ``2 matmul, softmax``."""
+    graph = loop.graph
     ops = Counter(graph.nodes[n].op.split(".")[1] for n in loop.region.nodes
                   if ALIAS not in graph.nodes[n].traits and "." in graph.nodes[n].op)  # fmt: skip
-    body = ", ".join(f"{count} {op}" if count > 1 else op for op, count in ops.items())
+    return ", ".join(f"{count} {op}" if count > 1 else op for op, count in ops.items())
+
+
+def _choice_line(place: int, choice: Choice, loops: Sequence[Loop]) -> str:
+    loop = loops[0]
     times = f", {len(loops)} times" if len(loops) > 1 else ""
     return (
         f"  {place + 1}. {region_title(loop)}{times}: {dimension_text(loop)}; "
         f"{loop.passes(choice.chunk_size)} chunks of {choice.chunk_size} "
-        f"(of {loop.extent} units)\n     computes {body}"
+        f"(of {loop.extent} units)\n     computes {ops_text(loop)}"
     )
 
 
-def _unknown_ops(graph: SizedGraph) -> list[str]:
-    """Ops that no region may contain, largest output first; they stay unchunked."""
+def not_understood(graph: SizedGraph) -> dict[str, int]:
+    """Ops that no rule covers, with the bytes of their largest output, largest first; only the
+    probe may let a region contain them."""
     unknown: dict[str, int] = {}
     for node in graph.nodes:
         if node.kind in LEAVES or node.op == "getitem":
@@ -96,11 +102,15 @@ def _unknown_ops(graph: SizedGraph) -> list[str]:
         known = find_rule(node.op) is not None or POINTWISE in node.traits
         if not known or {RANDOM, OPAQUE} & node.traits:
             unknown[node.op] = max(unknown.get(node.op, 0), node.output.nbytes)
+    return dict(sorted(unknown.items(), key=lambda item: -item[1]))
+
+
+def _unknown_ops(graph: SizedGraph) -> list[str]:
+    unknown = not_understood(graph)
     if not unknown:
         return []
-    names = sorted(unknown, key=lambda op: -unknown[op])
-    text = ", ".join(f"{op} (up to {mib(unknown[op])})" for op in names[:8])
-    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    text = ", ".join(f"{op} (up to {mib(size)})" for op, size in list(unknown.items())[:8])
+    more = f" and {len(unknown) - 8} more" if len(unknown) > 8 else ""
     return [f"not understood by rule, left to the probe or unchunked: {text}{more}"]
 
 

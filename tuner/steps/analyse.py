@@ -23,6 +23,7 @@ def analyse(state: State) -> None:
         failures += _unmet(one)
         state.lengths.append(one)
         space = one.analysis.space
+        state.records.analysed(length, one.analysis, one.described.eager_peak_bytes)
         state.progress.step(
             f"length {length}: {len(one.described.graph.nodes)} nodes, {len(space.classes)} region "
             f"classes, {space.size:.3g} settings; eager peak {mib(_eager_bytes(one))}"

@@ -24,6 +24,7 @@ def run_baselines(state: State) -> None:
 
 def _run(state: State, one: Length) -> None:
     length = one.length
+    state.progress.running(f"the unchunked model at length {length}")
     one.baseline = state.measurer.baseline(length, one.analysis.graph.fingerprint)
     if one.baseline.status == "ok":
         state.progress.step(

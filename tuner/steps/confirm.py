@@ -7,10 +7,17 @@ from collections.abc import Sequence
 from cost_models.plans import PlanCost
 from cost_models.select import mib
 from search_space.plan import Plan
+from tuner.frontier import best_within
 from tuner.measure.protocol import Status
 from tuner.measure.timing import median, ratio
+from tuner.progress import Best
 from tuner.steps.proposing import analytic_plans, most_promising, proposals
-from tuner.steps.state import Length, State
+from tuner.steps.state import Length, State, plan_row
+
+
+def tuning_title(one: Length) -> str:
+    """The phase's name."""
+    return f"length {one.length}: search and real runs"
 
 
 def run_rounds(state: State, one: Length) -> None:
@@ -23,10 +30,12 @@ def run_rounds(state: State, one: Length) -> None:
     )  # fmt: skip
     runs = len(one.limits) * confirm.top_k
     steps = 1 + len(one.limits) + search.rounds * (2 + runs)
-    state.progress.phase(f"length {one.length}: search and real runs", steps)
+    state.progress.phase(tuning_title(one), steps)
     unchanged = Plan(one.analysis.graph.fingerprint)
     for number in range(search.rounds):
+        state.progress.running("predicting plans")
         found = proposals(state, one, number)
+        state.records.searched(one.length, number, one.analysis.space, found)
         state.progress.step()
         # what apply() would take without a database is run too: tuned plans must beat it
         wanted = [] if number else [unchanged, *analytic_plans(one)]
@@ -41,8 +50,12 @@ def run_rounds(state: State, one: Length) -> None:
 def _confirm(state: State, one: Length, plans: Sequence[Plan]) -> None:
     """Run each plan once for its peak and outputs, then time all that passed in turns."""
     length, free = one.length, one.described.free_bytes
+    assert one.cost is not None
+    base = median(one.baseline.eager.decisive_ms)
     checked = []
-    for plan in plans:
+    for place, plan in enumerate(plans, 1):
+        state.progress.running(f"plan {place} of {len(plans)}: memory and outputs")
+        state.records.predicted(length, one.analysis.space, plan, one.cost.predict(plan), base)
         predicted = one.analysis.memory.profile(plan.choices).peak_bytes
         if predicted > free:
             reason = f"needs {mib(predicted)}, {mib(free)} are free"
@@ -56,10 +69,24 @@ def _confirm(state: State, one: Length, plans: Sequence[Plan]) -> None:
             state.progress.note(
                 f"length {length}: a plan was not confirmed: {done.status}: {done.reason}"
             )
+        state.progress.measured(done.status)
         state.progress.step()
+    state.progress.running(f"timing {len(checked)} plans in turns")
     for done in state.measurer.together(length, checked, one.reference) if checked else ():
         one.confirmed[done.plan] = done
     state.progress.step()
+    _tell_best(state, one)
+
+
+def _tell_best(state: State, one: Length) -> None:
+    """The best plan so far for each budget."""
+    rows = [plan_row(done) for done in one.confirmed.values() if done.status == "ok"]
+    place = f"{state.target}, length {one.length}".removeprefix(", ")
+    eager = one.baseline.peak_bytes or one.described.eager_peak_bytes
+    for budget, limit in one.limits.items():
+        row = best_within(rows, limit)
+        if row is not None:
+            state.progress.best(Best(place, str(budget), row.peak_bytes, eager, row.ratio))
 
 
 def _latencies(one: Length) -> list[tuple[Plan, float]]:

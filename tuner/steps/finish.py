@@ -8,9 +8,8 @@ from pathlib import Path
 from tuner.campaign_result import BudgetResult, LengthResult
 from tuner.database import GraphEntry, LengthEntry, PlanRow, Reference, write_graph
 from tuner.frontier import best_within, frontier
-from tuner.measure.timing import median, ratio
-from tuner.measurer import Confirmed
-from tuner.steps.state import Length, State
+from tuner.measure.timing import median
+from tuner.steps.state import Length, State, plan_row
 
 FINALISTS = 8
 """Plans of a length that are timed in turns at the end, so that they can be compared."""
@@ -19,7 +18,7 @@ FINALISTS = 8
 def finish(state: State, one: Length) -> LengthResult:
     """Time the finalists in turns and keep the frontier."""
     good = [done for done in one.confirmed.values() if done.status == "ok"]
-    rows = [_row(done) for done in good]
+    rows = [plan_row(done) for done in good]
     finalists = {
         row.plan
         for limit in one.limits.values()
@@ -30,8 +29,9 @@ def finish(state: State, one: Length) -> LengthResult:
             finalists.add(row.plan)
     chosen = [done for done in good if done.plan in finalists]
     if chosen:
+        state.progress.running(f"timing {len(chosen)} finalists in turns")
         again = state.measurer.together(one.length, chosen, one.reference, more=4)
-        rows = [_row(done) for done in again if done.status == "ok"] or rows
+        rows = [plan_row(done) for done in again if done.status == "ok"] or rows
     return _result(state, one, rows)
 
 
@@ -81,11 +81,3 @@ def _memory_error(one: Length) -> float:
         if done.status == "ok" and done.requested_bytes
     ]
     return max(errors, default=math.nan)
-
-
-def _row(done: Confirmed) -> PlanRow:
-    found = ratio(done.samples.decisive_ms, done.reference.decisive_ms)
-    return PlanRow(
-        done.plan, done.peak_bytes, done.predicted_bytes, median(done.samples.decisive_ms),
-        found.median, found.low, found.high,
-    )  # fmt: skip

@@ -16,12 +16,14 @@ from tuner.measure.protocol import Samples
 from tuner.measure.timing import median, ratio
 from tuner.steps.state import Length, State
 
+TIMING = "timing regions alone"
+
 
 def time_regions(state: State) -> None:
     """Time each length's classes alone, those that save most first, until the time is spent."""
     budget_s = state.config.cost_model.timings_s
     total = sum(len(one.analysis.space.classes) for one in state.lengths) if budget_s else 0
-    state.progress.phase("timing regions alone", total)
+    state.progress.phase(TIMING, total)
     for one in state.lengths:
         if budget_s:
             _time_length(state, one, budget_s)
@@ -75,6 +77,7 @@ def choose_model(state: State) -> None:
     config = state.config
     candidates = create(config.cost_model.kind, config.search.seed)
     state.model, state.scores = choose(candidates, state.samples)
+    state.records.scored(state.model.kind, state.scores)
     state.progress.note(_scores_text(state.model, state.scores))
 
 

@@ -12,8 +12,10 @@ from cost_models.scoring import Score
 from search_space.budget import Budget
 from search_space.plan import Plan
 from search_space.probe import Prober
+from tuner.campaign_records import Records
 from tuner.config import CampaignConfig
-from tuner.measure.timing import median
+from tuner.database import PlanRow
+from tuner.measure.timing import median, ratio
 from tuner.measurer import Baseline, Confirmed, Described, Measurer
 from tuner.progress import Progress
 from tuner.runtime.analysis import Analysis
@@ -68,6 +70,7 @@ class State:
     config: CampaignConfig
     measurer: Measurer
     progress: Progress
+    records: Records
     target: str
     environment: Mapping[str, str]
     ceilings: Ceilings
@@ -76,3 +79,12 @@ class State:
     samples: list[Sample] = field(default_factory=list)
     model: CostModel | None = None
     scores: Mapping[str, Score] = field(default_factory=dict)
+
+
+def plan_row(done: Confirmed) -> PlanRow:
+    """A plan that was timed, as a row of the database."""
+    found = ratio(done.samples.decisive_ms, done.reference.decisive_ms)
+    return PlanRow(
+        done.plan, done.peak_bytes, done.predicted_bytes, median(done.samples.decisive_ms),
+        found.median, found.low, found.high,
+    )  # fmt: skip
