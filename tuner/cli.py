@@ -1,4 +1,4 @@
-"""The command line: ``autochunk inspect | tune | plans``.
+"""The command line: ``autochunk inspect | tune | report | plans``.
 
 Errors made on purpose are shown as one message on standard error, with exit code 2 for bad input
 and 1 for failed work; ``--debug`` shows the traceback as well.
@@ -60,6 +60,18 @@ def _parser() -> argparse.ArgumentParser:
     tune.add_argument("--dry-run", action="store_true", help="only say what would be done")
     _add_set(tune)
     tune.set_defaults(command=_tune)
+
+    report = commands.add_parser(
+        "report", parents=[shared], help="write a campaign's report as one HTML page"
+    )
+    report.add_argument("run", type=Path, metavar="RUN", help="a campaign's output folder")
+    report.add_argument(
+        "--output", type=Path, metavar="FILE", help="the page; RUN/report.html without it"
+    )
+    report.add_argument(
+        "--study", action="store_true", help="also write the search for optuna-dashboard"
+    )
+    report.set_defaults(command=_report)
 
     plans = commands.add_parser("plans", help="read a plan database")
     actions = plans.add_subparsers(required=True, metavar="ACTION")
@@ -147,6 +159,21 @@ def _tune(options: argparse.Namespace) -> int:
         print(f"autochunk: no confirmed plan meets budget {budget} at length {length}; the ledger "
               "says why", file=sys.stderr)  # fmt: skip
     return 1 if unmet else 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    from tuner.report.page import write_report
+
+    written = write_report(options.run, options.output)
+    print(f"report written to {written.page}, {len(written.figures)} figures beside it")
+    if not written.png:
+        print("figures are SVG alone; for PNG as well: pip install 'autochunk[report]'")
+    if options.study:
+        from tuner.study_export import export_studies
+
+        study = export_studies(options.run)
+        print(f"studies written to {study}; to look at them: optuna-dashboard {study}")
+    return 0
 
 
 def _plans_list(options: argparse.Namespace) -> int:

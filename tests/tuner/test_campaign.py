@@ -18,13 +18,19 @@ from tuner.campaign_result import CampaignResult
 from tuner.config import parse_config
 from tuner.database import read_database
 from tuner.ledger import Ledger, read_ledger
+from tuner.progress import Best, Silent
+from tuner.report.page import render
+from tuner.report.read import read_run
+from tuner.report.values import plan_key
 
 
-class Notes:
+class Notes(Silent):
     """Keeps what a campaign says."""
 
     def __init__(self) -> None:
         self.phases: list[str] = []
+        self.found: list[Best] = []
+        self.statuses: list[str] = []
         self.texts: list[str] = []
 
     def phase(self, title: str, total: int) -> None:
@@ -33,6 +39,12 @@ class Notes:
 
     def step(self, text: str = "") -> None:
         self.texts.append(text)
+
+    def measured(self, status: str) -> None:
+        self.statuses.append(status)
+
+    def best(self, found: Best) -> None:
+        self.found.append(found)
 
     def note(self, text: str) -> None:
         self.texts.append(text)
@@ -105,6 +117,42 @@ def test_the_cost_model_used_and_its_score_are_told(tuned: Tuned) -> None:
     assert "capture and analysis" in notes.phases
 
 
+def test_the_ledger_alone_gives_the_report_of_the_campaign(tuned: Tuned) -> None:
+    folder, result, _ = tuned
+    run = read_run(folder / "runs")
+    assert run.complete
+    assert not run.passed_over
+    for one in result.lengths:
+        told = run.lengths["", one.length]
+        assert told.frontier == one.frontier
+        assert told.eager == one.eager
+        served = [(s.budget, s.limit_bytes, s.row) for s in told.served(run.budgets)]
+        assert served == [(b.budget, b.limit_bytes, b.row) for b in one.budgets]
+        assert told.result is not None
+        assert told.found is not None
+        for plan in told.result.plans:
+            assert max(plan.timeline_bytes) == plan.row.predicted_bytes
+            for chosen in plan.chosen:
+                assert chosen.without_bytes >= plan.row.predicted_bytes
+        assert max(told.found.timeline_bytes) == told.found.unchunked_peak_bytes
+        assert set(told.runs) == {plan_key(done.plan) for done in one.confirmed}
+        assert all(done.expected is not None for done in told.runs.values())
+    page = render(run)
+    for one in result.lengths:
+        for row in one.frontier:
+            assert plan_key(row.plan) in page
+
+
+def test_progress_tells_how_runs_ended_and_the_best_plan_for_each_budget(tuned: Tuned) -> None:
+    _, result, notes = tuned
+    runs = [done for one in result.lengths for done in one.confirmed]
+    assert Counter(notes.statuses) == Counter(done.status for done in runs)
+    last = {(best.place, best.budget): best for best in notes.found}
+    assert set(last) == {(f"length {n}", budget) for n in (96, 160) for budget in ("0.5", "min")}
+    for best in last.values():
+        assert 0 < best.peak_bytes < best.eager_bytes
+
+
 def test_apply_uses_the_database_and_gives_the_same_numbers(tuned: Tuned) -> None:
     folder, result, _ = tuned
     model, inputs = blocks()
@@ -141,7 +189,7 @@ def test_a_budget_that_no_plan_meets_stops_before_anything_is_measured(tmp_path:
     with pytest.raises(BudgetError, match=r"budget 0\.01 at length 96.*lowest known needs"):
         run_campaign(parse_config(values, tmp_path))
     kinds = {record["kind"] for record in read_ledger(tmp_path / "runs" / "ledger.jsonl")}
-    assert kinds == {"campaign", "environment"}
+    assert kinds == {"campaign", "environment", "analysis"}
     assert not (tmp_path / "plans").exists()
 
 
