@@ -153,7 +153,10 @@ def _tune(options: argparse.Namespace) -> int:
     with Terminal(make_console(stderr=True)) as progress:
         result = run_campaign(config, progress)
     print_result(console, result)
-    console.print(f"every measurement is in {config.output / 'ledger.jsonl'}", highlight=False)
+    console.print(
+        f"every measurement is in {config.output / 'ledger.jsonl'}; for a page that shows what was "
+        f"found: autochunk report {config.output}", highlight=False,
+    )  # fmt: skip
     unmet = [(one.length, b.budget) for one in result.lengths for b in one.budgets if b.row is None]
     for length, budget in unmet:
         print(f"autochunk: no confirmed plan meets budget {budget} at length {length}; the ledger "

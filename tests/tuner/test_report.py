@@ -19,6 +19,7 @@ from tuner.report.chart import Axis, Chart, Kind, Point, Rule, Series
 from tuner.report.page import render, write_report
 from tuner.report.png import draw_png
 from tuner.report.read import read_run
+from tuner.report.sizes import size_text
 from tuner.report.svg import STYLE, draw_svg
 from tuner.report.tables import headlines, speed_cell
 from tuner.report.values import plan_key
@@ -239,6 +240,14 @@ def test_a_speed_is_told_apart_from_noise() -> None:
     assert speed_cell(1.2, 1.1, 1.3).text == "20 % slower"
     assert speed_cell(0.9, 0.7, 1.05).text == "same, within noise"
     assert speed_cell(0.99, 0.985, 0.995).text == "same, within noise"
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0.0 KiB"), (1900, "1.9 KiB"), (27.5 * MIB, "27.5 MiB"), (3 * 2**30, "3.00 GiB")],
+)
+def test_sizes_are_for_people(count: float, text: str) -> None:
+    assert size_text(count) == text
 
 
 def chart(x: Axis, y: Axis) -> Chart:
