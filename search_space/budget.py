@@ -12,6 +12,9 @@ _UNITS = {
     "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40,
 }  # fmt: skip
 
+_FEWEST = 1000
+"""Whole numbers below count no bytes: no model runs in as little, and 50 is meant as a half."""
+
 
 @dataclass(frozen=True, slots=True)
 class Budget:
@@ -49,24 +52,29 @@ class Budget:
         """The value as it stands in YAML; :func:`parse_budget` reads it back."""
         if self.fraction is not None:
             return self.fraction
-        if self.absolute_bytes == 1:
-            return "1B"  # a plain 1 means all of the eager peak
-        return "min" if self.absolute_bytes is None else self.absolute_bytes
+        if self.absolute_bytes is None:
+            return "min"
+        if self.absolute_bytes < _FEWEST:
+            return f"{self.absolute_bytes}B"  # a plain number as small is taken for a mistake
+        return self.absolute_bytes
 
 
 def parse_budget(value: object) -> Budget:
-    """A budget from what a user wrote: ``0.3``, ``2147483648``, ``"2GiB"`` or ``"min"``.
+    """A budget from what a user wrote: ``0.3``, ``"30%"``, ``2147483648``, ``"2GiB"`` or ``"min"``.
 
     A float is a fraction of the eager peak, a whole number counts bytes.
 
     Raises:
-        ConfigError: it is none of these, or not positive.
+        ConfigError: it is none of these, not positive, or a whole number of bytes so small that a
+            percentage must be meant.
     """
-    hint = "give a fraction such as 0.3, bytes such as '2GiB', or 'min'"
+    hint = "give a fraction such as 0.3, a share such as '30%', bytes such as '2GiB', or 'min'"
     if isinstance(value, str):
         text = value.strip()
         if text.lower() == "min":
             return Budget()
+        if text.endswith("%"):
+            return _percentage(value, text[:-1], hint)
         match = re.fullmatch(r"([0-9]*\.?[0-9]+)\s*([A-Za-z]*)", text)
         if match is None or match[2].upper() not in _UNITS:
             raise ConfigError(f"the memory budget {value!r} is not understood; {hint}")
@@ -81,5 +89,20 @@ def parse_budget(value: object) -> Budget:
     if isinstance(value, int) and not isinstance(value, bool) and value > 0:
         if value == 1:
             return Budget(fraction=1.0)
+        if value < _FEWEST:
+            raise ConfigError(
+                f"the memory budget {value} would be {value} bytes; for a share of the eager "
+                f"model's peak write '{value}%' or a fraction, for bytes a unit: '{value}MiB'"
+            )
         return Budget(absolute_bytes=value)
     raise ConfigError(f"the memory budget {value!r} is not in (0, 1] and not bytes; {hint}")
+
+
+def _percentage(value: str, number: str, hint: str) -> Budget:
+    try:
+        share = float(number) / 100
+    except ValueError:
+        share = 0.0
+    if not 0 < share <= 1:
+        raise ConfigError(f"the memory budget {value!r} is no share of the whole; {hint}")
+    return Budget(fraction=share)

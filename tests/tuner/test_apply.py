@@ -319,15 +319,18 @@ def test_a_budget_may_be_written_in_several_ways() -> None:
     assert parse_budget("2GiB") == parse_budget(2 * 2**30) == parse_budget(" 2 gib ")
     assert parse_budget("0.25 mb") == Budget(absolute_bytes=250_000)
     assert parse_budget("MIN") == Budget()
+    assert parse_budget("25%") == parse_budget(0.25)
+    assert parse_budget("50 B") == Budget(absolute_bytes=50)
     assert parse_budget(1) == parse_budget(1.0), "all of the eager peak, not a byte"
-    for budget in (parse_budget("2GiB"), parse_budget(0.3), parse_budget("min")):
+    for budget in map(parse_budget, ("2GiB", 0.3, "min", "50B", "1B", "30%", 1000)):
         assert parse_budget(budget.plain) == budget
 
 
 @pytest.mark.parametrize(
     "budget",
-    [0, 0.0, -1, -0.5, 1.5, float("nan"), float("inf"), True, "", "0", "lots", "1 pound", "-2GiB"],
-)
+    [0, 0.0, -1, -0.5, 1.5, float("nan"), float("inf"), True, "", "0", "lots", "1 pound", "-2GiB",
+     50, "50", "150%", "0%", "nan%", "x%"],
+)  # fmt: skip
 def test_an_impossible_budget_is_refused(budget: float | int | str) -> None:
     with pytest.raises(ConfigError, match="memory budget") as caught:
         apply(block(), (sample(),), memory_budget=budget)

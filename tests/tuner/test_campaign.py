@@ -150,7 +150,7 @@ def test_progress_tells_how_runs_ended_and_the_best_plan_for_each_budget(tuned: 
     last = {(best.place, best.budget): best for best in notes.found}
     assert set(last) == {(f"length {n}", budget) for n in (96, 160) for budget in ("0.5", "min")}
     for best in last.values():
-        assert 0 < best.peak_bytes < best.eager_bytes
+        assert 0 < best.peak_bytes <= best.eager_bytes
 
 
 def test_apply_uses_the_database_and_gives_the_same_numbers(tuned: Tuned) -> None:
