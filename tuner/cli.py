@@ -165,17 +165,18 @@ def _tune(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from tuner.report.page import write_report
+    from tuner.report.overview import sweep_folders, write_reports
 
-    written = write_report(options.run, options.output)
-    print(f"report written to {written.page}, {len(written.figures)} figures beside it")
+    written = write_reports(options.run, options.output)
+    print(f"report written to {written.page}; figures as files: {len(written.figures)}")
     if not written.png:
         print("figures are SVG alone; for PNG as well: pip install 'autochunk[report]'")
     if options.study:
         from tuner.study_export import export_studies
 
-        study = export_studies(options.run)
-        print(f"studies written to {study}; to look at them: optuna-dashboard {study}")
+        for folder in sweep_folders(options.run) or [options.run]:
+            study = export_studies(folder)
+            print(f"studies written to {study}; to look at them: optuna-dashboard {study}")
     return 0
 
 

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import unquote
 from xml.etree import ElementTree
 
 import pytest
@@ -204,6 +205,28 @@ def test_files_are_written_beside_the_page(tmp_path: Path) -> None:
         assert link.startswith("#") or (tmp_path / link).is_file()
     for path in folder.glob("*.png"):
         assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_sweep_gets_a_page_over_the_pages_of_its_campaigns(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    night, other = tmp_path / "night", tmp_path / "elsewhere" / "night.html"
+    with Ledger(night / "new" / "ledger.jsonl") as ledger:
+        config = {"model": {"id": "just begun"}, "budgets": [0.5], "seq_lens": [8]}
+        ledger.append("campaign", {"config": config})
+    assert main(["report", str(night)]) == 0
+    (night / "large one").mkdir()
+    write_ledger(night / "large one")
+    assert main(["report", str(night), "--output", str(other)]) == 0
+    assert capsys.readouterr().out.count("report written") == 2
+    for path, rows in ((night / "report.html", 1), (other, 7)):
+        page = Page(path.read_text(encoding="utf-8"))
+        assert page.tags["tr"] == 1 + rows
+        assert "just begun" in "".join(page.text)
+        for link in page.links:
+            name, _, anchor = unquote(link).partition("#")
+            found = Page((path.parent / name).read_text(encoding="utf-8"))
+            assert not anchor or anchor in found.ids
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from search_space.errors import ConfigError
@@ -16,11 +15,9 @@ from tuner.report import figures, tables
 from tuner.report.chart import Chart
 from tuner.report.png import can_draw_png, draw_png
 from tuner.report.read import read_run
-from tuner.report.sizes import size_text
-from tuner.report.svg import STYLE, draw_svg
+from tuner.report.svg import draw_svg
+from tuner.report.template import fill
 from tuner.report.values import LengthData, PlanDetail, Run, plan_key
-
-HERE = Path(__file__).parent
 
 
 @dataclass(frozen=True)
@@ -47,7 +44,7 @@ class Figure:
 
 
 def write_report(run_path: Path, output: Path | None = None) -> Written:
-    """Write the report of a campaign.
+    """Write the report of one campaign.
 
     Args:
         run_path: the campaign's output folder, or its ledger.
@@ -87,16 +84,9 @@ def render(run: Run, folder: str = "report-figures", *, png: bool = True) -> str
         folder: where the figures' own files are, relative to the page.
         png: whether they are there as PNG too.
     """
-    environment = Environment(
-        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    environment.filters["size"] = size_text
-    style = "".join(path.read_text(encoding="utf-8") for path in (HERE / "page.css", STYLE))
-    return environment.get_template("page.html").render(
+    return fill(
+        "page.html",
         run=run,
-        style=Markup(style),  # ours
-        tables=tables,
         sections=[_section(one, run) for one in run.lengths.values()],
         comparisons=list(_comparisons(run)),
         sure=_sure(run),

@@ -35,6 +35,9 @@ from tuner.report.values import (
 Row = Mapping[str, Any]
 
 
+LEDGER = "ledger.jsonl"
+
+
 def ledger_path(path: Path) -> Path:
     """The ledger in a campaign's output folder, or the ledger itself.
 
@@ -46,7 +49,7 @@ def ledger_path(path: Path) -> Path:
             f"{path} is a campaign file; name the folder that its key `output` names, for example "
             "runs/my-model"
         )
-    found = path / "ledger.jsonl" if path.is_dir() else path
+    found = path / LEDGER if path.is_dir() else path
     if not found.is_file():
         raise ConfigError(
             f"there is no ledger at {found}; name a campaign's output folder, and run the campaign "

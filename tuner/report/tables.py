@@ -39,26 +39,44 @@ class Table:
     note: str = ""
 
 
+_SERVED = ("length", "budget", "measured peak", "of eager's", "time ratio", "95 % interval",
+           "speed", "saves", "limit", "outputs", "plan")  # fmt: skip
+_SERVED_NUMBERS = frozenset(
+    {"budget", "measured peak", "of eager's", "time ratio", "saves", "limit"}
+)
+
+
 def budgets_table(run: Run) -> Table:
     """Which plan serves which budget, what it saves, and how sure that is."""
-    rows = []
-    for one in run.lengths.values():
-        for served in one.served(run.budgets):
-            rows.append(_served_row(one, served))
+    rows = [row for one in run.lengths.values() for row in _served_rows(one, run)]
+    return Table("Which plan for which budget", _SERVED, tuple(rows), _SERVED_NUMBERS)
+
+
+def overview_table(runs: Mapping[str, Run]) -> Table:
+    """The same for several campaigns, given with the addresses of their own pages."""
+    rows: list[tuple[Cell | str, ...]] = []
+    for page, run in runs.items():
+        state = "finished" if run.complete else Cell("not finished", tone="bad")
+        for one in run.lengths.values():
+            for row in _served_rows(one, run, page):
+                rows.append((Cell(run.model, link=page), *row, state))
+        if not run.lengths:
+            rows.append((Cell(run.model, link=page), *[""] * len(_SERVED), state))
     return Table(
-        "Which plan for which budget",
-        ("length", "budget", "measured peak", "of eager's", "time ratio", "95 % interval",
-         "speed", "saves", "limit", "outputs", "plan"),
-        tuple(rows),
-        frozenset({"budget", "measured peak", "of eager's", "time ratio", "saves", "limit"}),
+        "Which plan for which budget", ("model", *_SERVED, "campaign"), tuple(rows),
+        _SERVED_NUMBERS,
     )  # fmt: skip
 
 
-def _served_row(one: LengthData, served: Served) -> tuple[Cell | str, ...]:
+def _served_rows(one: LengthData, run: Run, page: str = "") -> list[tuple[Cell | str, ...]]:
+    return [_served_row(one, served, page) for served in one.served(run.budgets)]
+
+
+def _served_row(one: LengthData, served: Served, page: str) -> tuple[Cell | str, ...]:
     limit = "lowest" if served.limit_bytes is None else size_text(served.limit_bytes)
     row = served.row
     if row is None:
-        missing = Cell("no confirmed plan", tone="bad", link="#failures")
+        missing = Cell("no confirmed plan", tone="bad", link=f"{page}#failures")
         return (one.short, budget_text(served.budget), missing, *[""] * 5, limit, "", "")
     share = row.peak_bytes / one.eager_bytes if one.eager_bytes else None
     found = one.run_of(row)
@@ -74,7 +92,7 @@ def _served_row(one: LengthData, served: Served) -> tuple[Cell | str, ...]:
         "?" if share is None else size_text(max(one.eager_bytes - row.peak_bytes, 0)),
         limit,
         outputs_text(None if found is None else found.max_abs_diff),
-        Cell(key, link=f"#{plan_id(one, key)}"),
+        Cell(key, link=f"{page}#{plan_id(one, key)}"),
     )
 
 

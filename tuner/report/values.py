@@ -250,6 +250,12 @@ class Run:
     target: str = ""
 
     @property
+    def model(self) -> str:
+        """The model's name."""
+        model = self.config.get("model")
+        return str(model.get("id")) if isinstance(model, Mapping) else "unknown"
+
+    @property
     def complete(self) -> bool:
         """Whether every length, of every target that was not refused, came to its end."""
         wanted = set(self.config.get("seq_lens", ()))
