@@ -119,6 +119,7 @@ def write_ledger(folder: Path) -> Path:
         ledger.append("plan", ok(32, 0.7, difference=2e-6))
         ledger.append("plan", failed(4, "oom", f"no memory {EVIL}"))
         ledger.append("plan", failed(4, "oom", f"no memory {EVIL}"))
+        ledger.append("prediction", prediction(2, 1.4))
         ledger.append("plan", failed(2, "crash", "signal 11"))
         ledger.append("result", {
             "target": "", "length": 512, "reference": "eager",

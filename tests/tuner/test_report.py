@@ -107,6 +107,11 @@ def test_what_users_write_is_shown_as_text(folder: Path, page: Page) -> None:
         assert "<script" not in path.read_text(encoding="utf-8")
 
 
+def test_a_failure_tells_which_regions_ran_in_which_chunks(page: Page) -> None:
+    text = "".join(page.text)
+    assert f"plan {plan_key(plan(2))}: 3 x blocks.{EVIL} by 2" in text
+
+
 def test_every_figure_has_its_numbers_in_a_table(page: Page) -> None:
     # two charts of the finished length, one of the other, and two of predictions
     assert page.tags["figure"] == page.tags["svg"] == 5

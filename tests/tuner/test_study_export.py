@@ -39,7 +39,7 @@ def test_every_predicted_and_every_measured_plan_is_a_trial(
     assert states == [TrialState.COMPLETE] * 2 + [TrialState.FAIL] * 2
     assert measured.trials[0].values == [pytest.approx(0.75), 26.0]
     assert measured.trials[2].user_attrs["status"] == "oom"
-    assert [trial.params for trial in measured.trials] == [{name: 16}, {}, {}, {}]
+    assert [trial.params for trial in measured.trials] == [{name: 16}, {}, {}, {name: 2}]
     assert measured.metric_names == ["time ratio", "peak MiB"]
     assert len(later.trials) == 1
 

@@ -11,7 +11,7 @@ import yaml
 from markupsafe import Markup
 
 from search_space.errors import ConfigError
-from tuner.report import figures, tables
+from tuner.report import figures, search_tables, tables
 from tuner.report.chart import Chart
 from tuner.report.png import can_draw_png, draw_png
 from tuner.report.read import read_run
@@ -131,7 +131,7 @@ def _section(one: LengthData, run: Run) -> dict[str, Any]:
         "figures": shown,
         "serving": [_plan(one, names, plan) for names, plan in serving],
         "others": [_plan(one, names, plan) for names, plan in others],
-        "candidates": tables.candidates_table(one),
+        "candidates": search_tables.candidates_table(one),
     }
 
 
@@ -151,7 +151,7 @@ def _comparisons(run: Run) -> Iterator[Figure]:
     """Predicted against measured."""
     for chart in (figures.peak_chart(run), figures.time_chart(run)):
         if chart is not None:
-            yield Figure(chart, tables.peaks_table(run))
+            yield Figure(chart, search_tables.peaks_table(run))
 
 
 def _sure(run: Run) -> list[str]:

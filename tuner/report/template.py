@@ -8,7 +8,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from tuner.report import tables
+from tuner.report import search_tables, tables
 from tuner.report.sizes import size_text
 from tuner.report.svg import STYLE
 
@@ -24,4 +24,6 @@ def fill(template: str, **values: Any) -> str:
     environment.filters["size"] = size_text
     style = "".join(path.read_text(encoding="utf-8") for path in (HERE / "page.css", STYLE))
     # the style sheets are ours
-    return environment.get_template(template).render(style=Markup(style), tables=tables, **values)
+    return environment.get_template(template).render(
+        style=Markup(style), tables=tables, search_tables=search_tables, **values
+    )
