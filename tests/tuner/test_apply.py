@@ -337,6 +337,22 @@ def test_an_impossible_budget_is_refused(budget: float | int | str) -> None:
     assert repr(budget) in str(caught.value) or str(budget) in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("model", "args", "kwargs", "words"),
+    [
+        (torch.relu, (sample(),), None, "torch.nn.Module"),
+        (block(), sample(), None, "args=(x,)"),
+        (block(), {"x": sample()}, None, "apply(model, (), kwargs)"),
+        (block(), (), [sample()], "names to values"),
+    ],
+)
+def test_arguments_of_the_wrong_kind_are_refused(
+    model: Any, args: Any, kwargs: Any, words: str
+) -> None:
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        apply(model, args, kwargs, memory_budget=0.5)
+
+
 def test_a_model_in_training_mode_is_refused() -> None:
     with pytest.raises(CaptureError, match="eval"):
         apply(block().train(), (sample(),), memory_budget=0.5)

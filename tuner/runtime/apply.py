@@ -26,6 +26,7 @@ from tuner.database import GraphEntry, ModelFile, read_database, slug
 from tuner.environment import device_name
 from tuner.runtime.analysis import Analysis
 from tuner.runtime.captures import Captures, Shapes, autocast_state, layout
+from tuner.runtime.check_arguments import check_arguments
 from tuner.runtime.choose import Chosen, choose, eager_or_captured_peak
 from tuner.runtime.explain import explain_plan, module_code
 from tuner.runtime.find_targets import suggestion
@@ -234,9 +235,10 @@ def apply(
     Raises:
         BudgetError: the example inputs cannot meet the budget; names the lowest that can be met.
         CaptureError: the model cannot be captured; names submodules that could be targeted.
-        ConfigError: the targets name nothing.
+        ConfigError: the targets name nothing, or an argument is of the wrong kind.
         DatabaseError: the database is damaged.
     """
+    check_arguments(model, args, kwargs)
     budget = None if memory_budget is None else parse_budget(memory_budget)
     files: tuple[ModelFile, ...] = () if plans is None else read_database(Path(plans))
     entries = _by_fingerprint(files, _device_of(model))
