@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cost_models.ceilings import Ceilings
-from cost_models.times import loop_seconds
+from cost_models.times import class_passes, class_seconds, loop_seconds
 from cost_models.work import loop_work
+from search_space.classes import RegionClass
 from search_space.graph import ALIAS, ITEM_BYTES
-from search_space.liveness import MemoryModel
+from search_space.liveness import MemoryModel, inner_choices
 from search_space.regions import Loop
 
 
@@ -83,6 +84,26 @@ VECTOR = (
     "log2_flops_per_kernel", "log2_roofline_whole_us", "item_bytes",
 )  # fmt: skip
 """The names of :meth:`Features.vector`."""
+
+
+def class_features(
+    memory: MemoryModel, item: RegionClass, size: int, ceilings: Ceilings
+) -> Features:
+    """The features of one occurrence of a class at a size. Of a nested class they are the outer
+    loop's, with the passes, the memory and the roofline of what runs inside."""
+    loop = item.loops[0]
+    if not item.inner:
+        return loop_features(memory, loop, size, ceilings)
+    outer = loop_features(memory, loop, item.outer_size, ceilings)
+    inner = inner_choices(loop, item.choice(size))
+    rows = min(size, item.extent) * item.inner[0].loops[0].factors[-1]
+    return replace(
+        outer,
+        passes=class_passes(item, size),
+        pass_bytes=memory.body(loop, item.outer_size, inner=inner).peak_bytes,
+        rows=min(rows, outer.rows),
+        roofline_chunked_s=max(class_seconds(item, size, ceilings), 1e-9),
+    )
 
 
 def loop_features(

@@ -17,12 +17,10 @@ import numpy as np
 
 from cost_models.base import CostModel, Estimate, Prediction
 from cost_models.ceilings import Ceilings
-from cost_models.features import loop_features
-from search_space.classes import RegionClass
+from cost_models.features import class_features
+from search_space.classes import Form, RegionClass, choice_form, chosen_size
 from search_space.liveness import MemoryModel
-from search_space.plan import Plan, Region
-
-Regions = tuple[Region, ...]
+from search_space.plan import Plan
 
 
 @dataclass(frozen=True)
@@ -51,14 +49,14 @@ class PlanCost:
 
     def predict(self, plan: Plan) -> Prediction:
         """Latency, its spread, and the memory model's peak."""
-        known = self._by_regions()
+        known = self._by_form()
         total = self.unchunked_ms
         variance = (0.01 * self.unchunked_ms) ** 2
         for choice in plan.choices:
-            item = known[choice.regions]
-            if choice.chunk_size >= item.extent:
+            item, size = known[choice_form(choice)], chosen_size(choice)
+            if size >= item.extent and not item.inner:
                 continue
-            found = self._estimate(item, choice.chunk_size)
+            found = self._estimate(item, size)
             whole = len(item.loops) * self.whole_ms[item.key]
             ratio = math.exp(found.log_ratio)
             total += whole * (ratio - 1 + self.bias.get(item.key, 0.0))
@@ -74,8 +72,8 @@ class PlanCost:
 
     def corrected(self, runs: Sequence[tuple[Plan, float]]) -> PlanCost:
         """With biases from confirmed runs: plans and their measured latencies in ms."""
-        known = self._by_regions()
-        keys = sorted({known[c.regions].key for plan, _ in runs for c in plan.choices})
+        known = self._by_form()
+        keys = sorted({known[choice_form(c)].key for plan, _ in runs for c in plan.choices})
         plain = PlanCost(
             self.memory, self.classes, self.model, self.ceilings, self.unchunked_ms,
             self.whole_ms, {}, self._cache,
@@ -87,7 +85,7 @@ class PlanCost:
         target = np.zeros(len(runs))
         for row, (plan, latency_ms) in enumerate(runs):
             for choice in plan.choices:
-                key = known[choice.regions].key
+                key = known[choice_form(choice)].key
                 rows[row, keys.index(key)] = count[key] * self.whole_ms[key]
             target[row] = latency_ms - plain.predict(plan).latency_ms
         rows, target = rows / self.unchunked_ms, target / self.unchunked_ms
@@ -99,12 +97,12 @@ class PlanCost:
             self.whole_ms, found, self._cache,
         )  # fmt: skip
 
-    def _by_regions(self) -> dict[Regions, RegionClass]:
-        return {item.regions: item for item in self.classes}
+    def _by_form(self) -> dict[Form, RegionClass]:
+        return {item.form: item for item in self.classes}
 
     def _estimate(self, item: RegionClass, chunk_size: int) -> Estimate:
         key = (item.key, chunk_size)
         if key not in self._cache:
-            features = loop_features(self.memory, item.loops[0], chunk_size, self.ceilings)
+            features = class_features(self.memory, item, chunk_size, self.ceilings)
             self._cache[key] = self.model.estimate([features])[0]
         return self._cache[key]

@@ -16,16 +16,21 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
+from numpy.typing import NDArray
+
 from search_space.classes import RegionClass
 from search_space.errors import BudgetError, CyclicPlan
 from search_space.plan import Choice, Plan
 from search_space.space import SearchSpace, make_plan, overlap
+from search_space.storages import Profile
 
 Cost = Callable[[RegionClass, int], float]
 """Seconds by which running a class at a chunk size differs from running it whole, all occurrences
 together; may be negative."""
 
 Setting = tuple[tuple[RegionClass, int], ...]
+Counts = NDArray[np.int64]
 Gains = dict[str, int]
 """What each class removed from the excess when it was last tried, by key."""
 
@@ -61,7 +66,9 @@ class Selector:
         self.space = space
         self._cost = cost
         self._costs: dict[tuple[str, int], float] = {}
+        self._made: dict[tuple[str, int], Choice] = {}
         self._overlaps: dict[tuple[str, str], bool] = {}
+        self._spans: dict[str, tuple[Counts, Counts]] = {}
         self._grids = {
             item.key: grid for item, grid in zip(space.classes, space.grids, strict=True)
         }
@@ -170,17 +177,18 @@ class Selector:
     ) -> Iterator[tuple[int, Setting]]:
         """Moves that lower the excess, with what is left of it.
 
-        A class is tried in its smallest chunks first, which lower most; only the classes that do
-        best so, for what they remove or for what that costs, are tried in all chunk sizes. Classes
-        come in the order of what they removed when last tried, and those that removed much less
-        than the best now do are left out: gains seldom grow as a setting does.
+        A class is tried where it spans something that runs while too much is alive: in its smallest
+        chunks first, which lower most; only the classes that do best so, for what they remove or
+        for what that costs, are tried in all chunk sizes. Classes come in the order of what they
+        removed when last tried, and those that removed much less than the best now do are left out:
+        gains seldom grow as a setting does.
         """
         now = self._extra(setting)
         found: list[tuple[int, float, RegionClass, Setting]] = []
         enough = -1
-        for item in sorted(
-            self.space.classes, key=lambda one: -gains.get(one.key, _UNTRIED)
-        ):
+        above = np.cumsum(self._profile(setting).above(budget))
+        touching = [item for item in self.space.classes if self._touches(item, above)]
+        for item in sorted(touching, key=lambda one: -gains.get(one.key, _UNTRIED)):
             if gains.get(item.key, _UNTRIED) < enough:
                 break
             kept = self._beside(setting, item)
@@ -202,6 +210,16 @@ class Selector:
                 left = self._try_excess(moved, budget)
                 if left is not None and left < excess:
                     yield left, moved
+
+    def _touches(self, item: RegionClass, above: Counts) -> bool:
+        """Whether some occurrence spans a node that is counted in ``above``, a running sum: what
+        lies wholly before or after keeps alive there what it did."""
+        if item.key not in self._spans:
+            first = np.array([region.nodes[0] for region in item.regions])
+            self._spans[item.key] = first, np.array([region.anchor for region in item.regions])
+        first, last = self._spans[item.key]
+        before = np.where(first > 0, above[first - 1], 0)
+        return bool((above[last] > before).any())
 
     def _beside(self, setting: Setting, item: RegionClass) -> Setting:
         """What of a setting can stand beside a class."""
@@ -256,18 +274,24 @@ class Selector:
                     for size in self._grid(other):
                         yield (*rest, (other, size))
 
-    def _choices(self, setting: Setting) -> tuple[Choice, ...]:
-        return self._plan(setting).choices
-
     def _plan(self, setting: Setting) -> Plan:
-        choices = [Choice(item.regions, size) for item, size in setting]
+        choices = [self._choice(item, size) for item, size in setting]
         return make_plan(self.space.memory.graph.fingerprint, choices)
 
+    def _choice(self, item: RegionClass, size: int) -> Choice:
+        key = (item.key, size)
+        if key not in self._made:
+            self._made[key] = item.choice(size)
+        return self._made[key]
+
+    def _profile(self, setting: Setting) -> Profile:
+        return self.space.memory.profile(self._plan(setting).choices)
+
     def _peak(self, setting: Setting) -> int:
-        return self.space.memory.profile(self._choices(setting)).peak_bytes
+        return self._profile(setting).peak_bytes
 
     def _excess(self, setting: Setting, budget: int) -> int:
-        return self.space.memory.profile(self._choices(setting)).excess(budget)
+        return self._profile(setting).excess(budget)
 
     def _try_excess(self, setting: Setting, budget: int) -> int | None:
         try:

@@ -14,6 +14,7 @@ import math
 
 from cost_models.ceilings import Ceilings
 from cost_models.work import Work, loop_work, node_work
+from search_space.classes import RegionClass
 from search_space.graph import LEAVES, SizedGraph
 from search_space.regions import Loop
 
@@ -47,12 +48,53 @@ UNSEEN = 0.02
 packing of operands and cold caches, which it does not see. From timings of GPT-2 and ViT on CPU."""
 
 
-def prudent_extra_seconds(loop: Loop, chunk_size: int, ceilings: Ceilings) -> float:
+def prudent_extra_seconds(item: RegionClass, size: int, ceilings: Ceilings) -> float:
     """How much longer one occurrence takes in chunks, for a choice without measurements: a gain
     that the roofline promises is not counted, and passes cost something."""
+    loop = item.loops[0]
     whole = loop_seconds(loop, loop.extent, ceilings)
-    chunked = loop_seconds(loop, chunk_size, ceilings)
-    return max(chunked - whole, 0.0) + UNSEEN * whole * math.log2(loop.passes(chunk_size))
+    chunked = class_seconds(item, size, ceilings)
+    return max(chunked - whole, 0.0) + UNSEEN * whole * math.log2(class_passes(item, size))
+
+
+def class_passes(item: RegionClass, size: int) -> int:
+    """How many passes an occurrence makes; of a nested class, the innermost ones."""
+    if not item.inner:
+        return item.loops[0].passes(size)
+    return item.loops[0].passes(item.outer_size) * item.inner[0].loops[0].passes(size)
+
+
+def class_seconds(item: RegionClass, size: int, ceilings: Ceilings) -> float:
+    """One occurrence of a class in chunks, loops inside loops included."""
+    loop = item.loops[0]
+    if not item.inner:
+        return loop_seconds(loop, size, ceilings)
+    body = item.inner[0].loops[0].graph
+    again = item.inner_choices(size)
+    inner = [(one, choice) for one in item.inner for choice in again
+             if choice.regions == one.regions]  # fmt: skip
+    inside = {int(node) for one, _ in inner for own in one.loops for node in own.owned}
+    one_pass = sum(
+        op_seconds(node_work(body, node), 1.0, ceilings)
+        for node in body.nodes
+        if node.kind not in LEAVES and node.index not in inside
+    )
+    one_pass += sum(
+        loop_seconds(own, choice.chunk_size, ceilings) for one, choice in inner for own in one.loops
+    )
+    return loop.extent / item.outer_size * (one_pass + _slicing_seconds(loop, ceilings)) + (
+        op_seconds(_copying(loop), 1.0, ceilings)
+    )
+
+
+def _copying(loop: Loop) -> Work:
+    """The copy of all results into the outputs."""
+    return Work(0.0, 2 * sum(loop.graph.nodes[node].output.nbytes for node in loop.outputs), 0, 1)
+
+
+def _slicing_seconds(loop: Loop, ceilings: Ceilings) -> float:
+    """Slicing each input in a pass is a view: some Python, no kernel."""
+    return 0.3 * ceilings.launch_s * (len(loop.inputs) + 1)
 
 
 def loop_seconds(loop: Loop, chunk_size: int, ceilings: Ceilings) -> float:
@@ -60,14 +102,11 @@ def loop_seconds(loop: Loop, chunk_size: int, ceilings: Ceilings) -> float:
     work = loop_work(loop)
     if chunk_size >= loop.extent:
         return sum(op_seconds(one, 1.0, ceilings) for one in work)
-    written = 2 * sum(loop.graph.nodes[node].output.nbytes for node in loop.outputs)
-    copied = Work(0.0, written, 0, 1)
+    copied = _copying(loop)
     total = 0.0
     whole_passes, rest = divmod(loop.extent, chunk_size)
     for size, times in ((chunk_size, whole_passes), (rest, 1 if rest else 0)):
         share = size / loop.extent
         one_pass = sum(op_seconds(one, share, ceilings) for one in (*work, copied))
-        # slicing each input is a view: some Python, no kernel
-        one_pass += 0.3 * ceilings.launch_s * (len(loop.inputs) + 1)
-        total += times * one_pass
+        total += times * (one_pass + _slicing_seconds(loop, ceilings))
     return total

@@ -10,6 +10,7 @@ from typing import Any
 from cost_models.select import Selected
 from experiments.search_length import Longest, longest
 from experiments.sized import Sized
+from search_space.classes import choice_form, chosen_size
 from search_space.errors import BudgetError, CaptureError, CyclicPlan, IllegalRegion
 from search_space.liveness import plan_profile
 from search_space.plan import Plan, encode_plan
@@ -173,9 +174,9 @@ class Search:
         analysis = self.sized.analysis(length)
         total = analysis.unchunked_s
         if plan is not None:
-            by_regions = {item.regions: item for item in analysis.space.classes}
+            known = {item.form: item for item in analysis.space.classes}
             for choice in plan.choices:
-                item = by_regions.get(choice.regions)
-                if item is not None and choice.chunk_size < item.extent:
-                    total += analysis.extra_seconds(item, choice.chunk_size)
+                item = known.get(choice_form(choice))
+                if item is not None and (item.inner or choice.chunk_size < item.extent):
+                    total += analysis.extra_seconds(item, chosen_size(choice))
         return total

@@ -8,16 +8,25 @@ outside arguments (sliced, whole, equal to each other, weight or intermediate) a
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 from search_space.graph import LEAVES, Argument, Ref, SizedGraph, map_arguments
-from search_space.plan import Region
+from search_space.plan import Choice, Region
 from search_space.regions import Loop
+
+Form = tuple[tuple[Region, ...], int, tuple[tuple[Region, ...], ...]]
+"""What tells one class's choices from another's: regions, the fixed outer chunk size of a nested
+class (else 0), and the regions inside."""
 
 
 @dataclass(frozen=True)
 class RegionClass:
     """Regions of one class in one graph at one length.
+
+    A *nested* class has loops inside its loops: the outer chunk size is fixed then, and the size
+    that is chosen is that of the first inner class.
 
     Attributes:
         key: 12 hexadecimal digits, the same wherever the class occurs.
@@ -25,12 +34,16 @@ class RegionClass:
         high_bytes: alive at one occurrence's own peak when it runs whole, counting only what
             enters, leaves and arises in it.
         low_bytes: the same in small chunks (a sixteenth of the extent).
+        inner: of a nested class, the classes inside, in the graph of the body.
+        outer_size: of a nested class, the units that a pass of the outer loops takes.
     """
 
     key: str
     loops: tuple[Loop, ...]
     high_bytes: int
     low_bytes: int
+    inner: tuple[RegionClass, ...] = ()
+    outer_size: int = 0
 
     @property
     def regions(self) -> tuple[Region, ...]:
@@ -43,8 +56,55 @@ class RegionClass:
 
     @property
     def extent(self) -> int:
-        """Units that the loop runs over; chunk sizes are counted in them."""
-        return self.loops[0].extent
+        """Units that the loop whose size is chosen runs over; chunk sizes are counted in them."""
+        return self.inner[0].extent if self.inner else self.loops[0].extent
+
+    @cached_property
+    def form(self) -> Form:
+        """The same as :func:`choice_form` of the class's choices."""
+        return self.regions, self.outer_size, tuple(one.regions for one in self._inside)
+
+    @cached_property
+    def _inside(self) -> tuple[RegionClass, ...]:
+        """The inner classes with regions as a choice names them: by place in the outer region."""
+        by = len(self.loops[0].inputs)
+        return tuple(
+            replace(one, loops=tuple(
+                replace(loop, region=loop.region.renumbered(-by)) for loop in one.loops
+            ))
+            for one in self.inner
+        )  # fmt: skip
+
+    def choice(self, size: int) -> Choice:
+        """The class run in chunks of ``size`` units."""
+        if not self.inner:
+            return Choice(self.regions, size)
+        return Choice(self.regions, self.outer_size, self.inner_choices(size, self._inside))
+
+    def inner_choices(
+        self, size: int, classes: Sequence[RegionClass] | None = None
+    ) -> tuple[Choice, ...]:
+        """What runs inside, at a size of the first inner class; the others make as many passes.
+
+        Args:
+            classes: to be named in place of ``inner``.
+        """
+        found = [
+            one.choice(max(1, -(-one.extent * size // self.extent)))
+            for one in (self.inner if classes is None else classes)
+        ]
+        return tuple(sorted(found, key=lambda choice: choice.regions[0].nodes))
+
+
+def choice_form(choice: Choice) -> Form:
+    """Which class a choice is of: that with this ``form``."""
+    inner = tuple(one.regions for one in choice.inner)
+    return choice.regions, choice.chunk_size if inner else 0, inner
+
+
+def chosen_size(choice: Choice) -> int:
+    """The size that was chosen: ``item.choice(chosen_size(choice)) == choice``."""
+    return choice.inner[0].chunk_size if choice.inner else choice.chunk_size
 
 
 def class_key(loop: Loop) -> str:

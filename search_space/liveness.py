@@ -12,40 +12,55 @@ loop's outputs are allocated when its first pass has shown their dtype, so that
     transient(loop) = max(body(first) - outputs, results(first), body(second)),
 
 with the second pass smaller where it is the ragged last one, and outputs that are donated an
-input's storage not counted among those allocated.
+input's storage not counted among those allocated. Where loops stand inside a loop, its body is a
+graph like any other, with a memory model of its own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from math import prod
 
+from search_space.body import Body, body_graph, body_memory
 from search_space.classes import class_key
-from search_space.dim_rules import Flow, Probe
+from search_space.dim_rules import Probe
 from search_space.errors import PlanError
-from search_space.graph import (
-    ALIAS,
-    ITEM_BYTES,
-    Affine,
-    Argument,
-    SizedGraph,
-    map_arguments,
-)
-from search_space.layout import Layout, contiguous, dense_like, view_layout
+from search_space.graph import Ref, SizedGraph
 from search_space.plan import Choice, Plan, Region
-from search_space.regions import Loop, arguments, resolve
+from search_space.regions import Loop, resolve
 from search_space.storages import Profile, Storages
-from search_space.workspace import Call, Operand, workspace_bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Body:
-    """One pass of a loop: its peak, and what its results keep alive until they are copied."""
+@dataclass(frozen=True)
+class Part:
+    """A choice as it runs.
 
-    peak_bytes: int
-    result_bytes: int
+    Attributes:
+        choice: what was chosen.
+        loops: its occurrences.
+        bodies: where loops stand inside it, its body as a program, by the length of a pass (the
+            ragged last one has its own); else empty.
+    """
+
+    choice: Choice
+    loops: tuple[Loop, ...]
+    bodies: Mapping[int, Program]
+
+
+@dataclass(frozen=True)
+class Program:
+    """A graph with loops, resolved and ready to be generated.
+
+    Attributes:
+        graph: at one length.
+        parts: the choices that do something at this length.
+        donations: per loop, in the parts' order, the outputs that take an input's storage.
+    """
+
+    graph: SizedGraph
+    parts: tuple[Part, ...] = ()
+    donations: tuple[Mapping[int, int], ...] = ()
 
 
 class MemoryModel:
@@ -55,7 +70,8 @@ class MemoryModel:
         self.graph = graph
         self._probe = probe
         self._loops: dict[Region, Loop] = {}
-        self._bodies: dict[tuple[Region, int, frozenset[int]], Body] = {}
+        self._bodies: dict[tuple[Region, int, frozenset[int], tuple[Choice, ...]], Body] = {}
+        self._inside: dict[tuple[Region, int, frozenset[int]], MemoryModel] = {}
         self._profiles: dict[tuple[Choice, ...], Profile] = {}
 
     def loop(self, region: Region) -> Loop:
@@ -66,27 +82,36 @@ class MemoryModel:
 
     def know(self, loops: Iterable[Loop]) -> None:
         """Take loops found by analogy (:func:`search_space.repeats.transplant`) as resolved, for
-        questions of memory; :meth:`resolved` still resolves their regions."""
+        questions of memory; :meth:`program` still resolves their regions."""
         for loop in loops:
             self._loops.setdefault(loop.region, loop)
 
-    def resolved(self, choices: Sequence[Choice]) -> list[tuple[Choice, list[Loop]]]:
-        """As :meth:`active`, for running: each region resolved by itself.
+    def program(self, choices: Sequence[Choice]) -> Program:
+        """What runs: each region resolved by itself, and what the memory model decided.
 
         Raises:
             IllegalRegion: a region cannot run in this graph at this length.
             PlanError: the regions of a choice are not of one class, so that one body cannot serve
                 them all.
         """
-        found = []
-        for choice, _ in self.active(choices):
-            loops = [resolve(self.graph, region, self._probe) for region in choice.regions]
+        relaid = self._relaid(choices)
+        parts = []
+        for choice, known in self.active(choices):
+            loops = tuple(resolve(self.graph, region, self._probe) for region in choice.regions)
             odd = next((one for one in loops if class_key(one) != class_key(loops[0])), None)
             if odd is not None:
                 ends = [self.graph.nodes[one.region.anchor].label for one in (loops[0], odd)]
                 raise PlanError(f"the regions that end in {' and '.join(ends)} are not alike")
-            found.append((choice, loops))
-        return found
+            first = known[0]
+            lengths = pass_lengths(first, choice.chunk_size) if choice.inner else ()
+            bodies = {
+                length: self.inside(first, length, _row_major(first, first, relaid)).program(
+                    inner_choices(first, choice)
+                )
+                for length in lengths
+            }
+            parts.append(Part(choice, loops, bodies))
+        return Program(self.graph, tuple(parts), self.profile(choices).donations)
 
     def profile(self, choices: Sequence[Choice] = ()) -> Profile:
         """The memory of a plan with these choices; those of chunk sizes that cover a whole extent
@@ -104,47 +129,77 @@ class MemoryModel:
     def forget(self) -> None:
         """Drop the profiles kept so far; what a search asked for once is seldom asked again."""
         self._profiles.clear()
+        self._inside.clear()
 
     def active(self, choices: Sequence[Choice]) -> list[tuple[Choice, list[Loop]]]:
         """The choices that do something at this length, with their loops."""
         found = []
         for choice in choices:
-            if choice.inner is not None:
-                raise PlanError("nested choices are not known to this version")
             loops = [self.loop(region) for region in choice.regions]
             if choice.chunk_size < loops[0].extent:
                 found.append((choice, loops))
         return found
 
+    def inside(
+        self, loop: Loop, length: int, row_major: frozenset[int] = frozenset()
+    ) -> MemoryModel:
+        """The memory model of one pass of a loop over ``length`` units."""
+        key = (loop.region, length, row_major)
+        if key not in self._inside:
+            graph = body_graph(loop, length, row_major)
+            self._inside[key] = MemoryModel(graph, self._probe)
+        return self._inside[key]
+
     def body(
-        self, loop: Loop, chunk_size: int, row_major: frozenset[int] = frozenset()
+        self,
+        loop: Loop,
+        chunk_size: int,
+        row_major: frozenset[int] = frozenset(),
+        inner: tuple[Choice, ...] = (),
     ) -> Body:
         """The memory of one pass at a chunk size.
 
         Args:
             row_major: inputs that do not lie as captured, see :mod:`search_space.relayout`.
+            inner: choices inside the body, as they stand in the body's graph.
         """
-        key = (loop.region, chunk_size, row_major)
+        key = (loop.region, chunk_size, row_major, inner)
         if key not in self._bodies:
-            self._bodies[key] = body_memory(loop, chunk_size, row_major)
+            self._bodies[key] = (
+                self.inside(loop, chunk_size, row_major).as_body(inner)
+                if inner
+                else body_memory(loop, chunk_size, row_major)
+            )
         return self._bodies[key]
+
+    def as_body(self, choices: tuple[Choice, ...]) -> Body:
+        """The memory of this graph where it is a loop's body, with loops of its own."""
+        outputs = {value.index for value in self.graph.outputs if isinstance(value, Ref)}
+        results = {self.graph.base[node] for node in outputs} - self._leaves
+        return Body(
+            self.profile(choices).peak_bytes,
+            sum(t.nbytes for node in results for t in self.graph.nodes[node].outputs),
+        )
 
     def transient_bytes(
         self,
         loop: Loop,
         chunk_size: int,
         row_major: frozenset[int] = frozenset(),
+        inner: tuple[Choice, ...] = (),
         donated_bytes: int = 0,
     ) -> int:
         """The most that a loop needs beside its inputs and whole outputs; see the module.
 
         Args:
             row_major: inputs that do not lie as captured.
+            inner: choices inside the body, as they stand in the body's graph.
             donated_bytes: of outputs that are written into inputs, and so never allocated.
         """
         outputs = sum(loop.graph.nodes[node].output.nbytes for node in loop.outputs)
-        first = self.body(loop, chunk_size, row_major)
-        second = self.body(loop, min(chunk_size, loop.extent - chunk_size), row_major)
+        first = self.body(loop, chunk_size, row_major, inner)
+        rest = min(chunk_size, loop.extent - chunk_size)
+        second = self.body(loop, rest, row_major, inner)
         allocated = outputs - donated_bytes
         return max(first.peak_bytes - allocated, first.result_bytes, second.peak_bytes)
 
@@ -158,147 +213,53 @@ class MemoryModel:
     def _storages(self) -> Storages:
         return Storages.of(self.graph)
 
+    @cached_property
+    def _leaves(self) -> frozenset[int]:
+        return frozenset(node for node, leaf in enumerate(self.graph.is_leaf) if leaf)
+
+    def _relaid(self, choices: Sequence[Choice]) -> frozenset[int]:
+        active = self.active(choices)
+        return frozenset(node for _, own in active for loop in own for node in loop.relaid)
+
     def _profile(self, choices: tuple[Choice, ...]) -> Profile:
         active = self.active(choices)
         loops = [loop for _, own in active for loop in own]
-        relaid = frozenset(node for loop in loops for node in loop.relaid)
+        relaid = self._relaid(choices)
         transients: list[Callable[[int], int]] = []
         for choice, own in active:
             # one class is the same everywhere, so that one body speaks for all
             first = own[0]
+            inner = inner_choices(first, choice)
             for loop in own:
-                row_major = frozenset(
-                    entry.node
-                    for entry, source in zip(first.inputs, loop.inputs, strict=True)
-                    if source.node in relaid
-                )
+                row_major = _row_major(first, loop, relaid)
                 transients.append(
-                    partial(self.transient_bytes, first, choice.chunk_size, row_major)
+                    partial(self.transient_bytes, first, choice.chunk_size, row_major, inner)
                 )
         return self._storages.profile(loops, transients, relaid)
 
 
-def chunk_arguments(loop: Loop, member: int, start: int, length: int) -> tuple[Argument, ...]:
-    """The positional arguments of a member's op in a pass over ``[start, start + length)`` units,
-    with sizes filled in and references kept."""
-    node = loop.graph.nodes[loop.region.nodes[member]]
-    found: Flow = loop.flows[member]
-    factor = loop.factors[member]
-
-    def fill(value: Argument) -> Argument:
-        if isinstance(value, Affine):
-            return value.value(factor * start, factor * length)
-        return value
-
+def inner_choices(loop: Loop, choice: Choice) -> tuple[Choice, ...]:
+    """The choices inside a choice, as they stand in the graph of its body."""
+    by = len(loop.inputs)
     return tuple(
-        map_arguments(value, fill) for value in (node.args if found.args is None else found.args)
+        replace(one, regions=tuple(region.renumbered(by) for region in one.regions))
+        for one in choice.inner
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _BodyStep:
-    """One member in one pass.
-
-    Attributes:
-        storage: the member that owns the output's storage; -1 where it is a view from outside.
-        nbytes: what the storage takes, where the member makes it; else 0.
-        transient: its kernel's workspace.
-        reads: the members that it reads.
-    """
-
-    storage: int
-    nbytes: int
-    transient: int
-    reads: tuple[int, ...]
+def pass_lengths(loop: Loop, chunk_size: int) -> tuple[int, ...]:
+    """The lengths that passes have: full ones, and the ragged last one where there is one."""
+    rest = loop.extent % chunk_size
+    return (chunk_size, rest) if rest else (chunk_size,)
 
 
-def body_memory(loop: Loop, chunk_size: int, row_major: frozenset[int] = frozenset()) -> Body:
-    """The memory of one pass: liveness over the members at the chunk's sizes.
-
-    Results stay alive to the end of the pass, when they are copied into the outputs.
-    """
-    steps = _body_steps(loop, chunk_size, row_major)
-    last: dict[int, int] = {}
-    for place, (index, step) in enumerate(steps.items()):
-        for ref in (index, *step.reads):
-            last[steps[ref].storage] = place
-    for output in loop.outputs:
-        last[steps[output].storage] = len(steps)
-    size = {index: step.nbytes for index, step in steps.items() if step.nbytes}
-    results = sum(size.get(storage, 0) for storage, end in last.items() if end == len(steps))
-    live = peak = 0
-    for place, step in enumerate(steps.values()):
-        live += step.nbytes
-        peak = max(peak, live + step.transient)
-        for storage in [s for s, end in last.items() if end == place]:
-            live -= size.get(storage, 0)
-            del last[storage]
-    return Body(peak, results)
-
-
-def _body_steps(
-    loop: Loop, chunk_size: int, row_major: frozenset[int]
-) -> dict[int, _BodyStep]:
-    """What each member takes in one pass, by node in order."""
-    graph = loop.graph
-    layouts: dict[int, Layout] = {}
-    steps: dict[int, _BodyStep] = {}
-    for place, index in enumerate(loop.region.nodes):
-        node = graph.nodes[index]
-        operands = _body_operands(loop, place, chunk_size, layouts, row_major)
-        sources = tuple(
-            ref for _, ref in arguments(graph, index, loop.flows[place]) if ref in layouts
-        )
-        shape = loop.chunk_shape(place, 0, chunk_size)
-        args = chunk_arguments(loop, place, 0, chunk_size)
-        op = loop.flows[place].op or node.op
-        view = None
-        if operands and (ALIAS in node.traits or (node.op == "getitem" and sources)):
-            view = view_layout(op, operands[0].layout, args, shape)
-        if view is not None:
-            layouts[index] = view
-            # views of outside tensors cost nothing here
-            steps[index] = _BodyStep(steps[sources[0]].storage if sources else -1, 0, 0, sources)
-            continue
-        layouts[index] = dense_like(shape, node.output.strides)
-        nbytes = sum(
-            prod(loop.chunk_shape(place, k, chunk_size)) * ITEM_BYTES[t.dtype]
-            for k, t in enumerate(node.outputs)
-        )
-        kwargs = loop.flows[place].kwargs
-        call = Call(
-            operands, args, shape, node.output.dtype, node.output.device,
-            node.kwargs if kwargs is None else kwargs,
-        )  # fmt: skip
-        steps[index] = _BodyStep(index, nbytes, workspace_bytes(op, call), sources)
-    return steps
-
-
-def _body_operands(
-    loop: Loop,
-    place: int,
-    chunk_size: int,
-    layouts: Mapping[int, Layout],
-    row_major: frozenset[int],
-) -> tuple[Operand, ...]:
-    """A member's tensor arguments in one pass: other members, slices of outside tensors, or outside
-    tensors whole."""
-    graph, found = loop.graph, loop.flows[place]
-    slices = dict(found.slices)
-    operands: list[Operand] = []
-    for path, ref in arguments(graph, loop.region.nodes[place], found):
-        tensor = graph.nodes[ref].output
-        whole = Layout(tensor.shape, tensor.strides)
-        if ref in row_major:
-            whole = contiguous(tensor.shape)
-        layout = layouts.get(ref, whole)
-        wanted = slices.get(path)
-        if ref not in layouts and wanted is not None:
-            shape = list(tensor.shape)
-            shape[wanted.dim] = int(loop.factors[place] * wanted.ratio) * chunk_size
-            layout = Layout(tuple(shape), whole.strides)
-        operands.append(Operand(len(operands), layout, tensor.dtype))
-    return tuple(operands)
+def _row_major(first: Loop, loop: Loop, relaid: frozenset[int]) -> frozenset[int]:
+    """The inputs of an occurrence that do not lie as captured, as the class's first names them."""
+    return frozenset(
+        entry.node
+        for entry, source in zip(first.inputs, loop.inputs, strict=True)
+        if source.node in relaid
+    )
 
 
 def plan_profile(graph: SizedGraph, plan: Plan, probe: Probe | None = None) -> Profile:

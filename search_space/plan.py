@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from search_space.errors import PlanError
@@ -32,8 +32,12 @@ class Region:
     dims: tuple[int, ...]
     recomputed: tuple[int, ...] = ()
     shared: tuple[int, ...] = ()
+    _hash: int = field(init=False, repr=False, compare=False, default=0)
 
     def __post_init__(self) -> None:
+        # regions are looked up far more often than they are made
+        fields = (self.nodes, self.dims, self.recomputed, self.shared)
+        object.__setattr__(self, "_hash", hash(fields))
         if not self.nodes:
             raise PlanError("a region has no nodes")
         if self.nodes != tuple(sorted(set(self.nodes))):
@@ -48,6 +52,9 @@ class Region:
             )
         if not set(self.shared) <= set(self.recomputed):
             raise PlanError(f"shared nodes {self.shared} must be among {self.recomputed}")
+
+    def __hash__(self) -> int:
+        return self._hash
 
     @property
     def anchor(self) -> int:
@@ -73,6 +80,13 @@ class Region:
             self.shared,
         )
 
+    def renumbered(self, by: int) -> Region:
+        """The region in a graph in which every node stands ``by`` places further on."""
+        nodes, again, shared = (
+            tuple(node + by for node in part) for part in (self.nodes, self.recomputed, self.shared)
+        )
+        return Region(nodes, self.dims, again, shared)
+
 
 @dataclass(frozen=True, slots=True)
 class Choice:
@@ -81,13 +95,14 @@ class Choice:
     Attributes:
         regions: the occurrences, ascending by anchor; disjoint.
         chunk_size: how many of the region's units a pass of the loop takes; at least 1.
-        inner: a choice inside the body, its regions counted in the same graph; None for none.
+        inner: choices inside the body. Their regions name the outer region's nodes by their places
+            in it, and so are the same for all occurrences.
         compiled: whether the body is compiled.
     """
 
     regions: tuple[Region, ...]
     chunk_size: int
-    inner: Choice | None = None
+    inner: tuple[Choice, ...] = ()
     compiled: bool = False
 
     def __post_init__(self) -> None:
@@ -95,6 +110,11 @@ class Choice:
             raise PlanError("a choice has no regions")
         if self.chunk_size < 1:
             raise PlanError(f"chunk_size must be at least 1, got {self.chunk_size}")
+        members = len(self.regions[0].nodes)
+        for choice in self.inner:
+            if any(region.nodes[-1] >= members for region in choice.regions):
+                raise PlanError(f"an inner region leaves the {members} nodes of the outer one")
+        _check_choices(self.inner)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,18 +132,23 @@ class Plan:
     rewrites: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        parts = [
-            set(region.nodes).difference(region.recomputed) if region.recomputed else region.nodes
-            for choice in self.choices
-            for region in choice.regions
-        ]
-        if len(set[int]().union(*parts)) != sum(map(len, parts)):
-            counts = Counter(node for part in parts for node in part)
-            twice = sorted(node for node, count in counts.items() if count > 1)
-            raise PlanError(f"two choices share the nodes {twice}")
-        firsts = [choice.regions[0].nodes for choice in self.choices]
-        if firsts != sorted(firsts):
-            raise PlanError("a plan's choices must ascend by their first region")
+        _check_choices(self.choices)
+
+
+def _check_choices(choices: Sequence[Choice]) -> None:
+    """That no node is in two of them, unless recomputed, and that they ascend."""
+    parts = [
+        set(region.nodes).difference(region.recomputed) if region.recomputed else region.nodes
+        for choice in choices
+        for region in choice.regions
+    ]
+    if len(set[int]().union(*parts)) != sum(map(len, parts)):
+        counts = Counter(node for part in parts for node in part)
+        twice = sorted(node for node, count in counts.items() if count > 1)
+        raise PlanError(f"two choices share the nodes {twice}")
+    firsts = [choice.regions[0].nodes for choice in choices]
+    if firsts != sorted(firsts):
+        raise PlanError("a plan's choices must ascend by their first region")
 
 
 def encode_ranges(numbers: Sequence[int]) -> str:
@@ -297,18 +322,17 @@ def _encode_choice(choice: Choice) -> dict[str, Any]:
         "regions": encode_regions(choice.regions),
         "chunk_size": choice.chunk_size,
     }
-    if choice.inner is not None:
-        row["inner"] = _encode_choice(choice.inner)
+    if choice.inner:
+        row["inner"] = [_encode_choice(one) for one in choice.inner]
     if choice.compiled:
         row["compiled"] = True
     return row
 
 
 def _decode_choice(row: Mapping[str, Any]) -> Choice:
-    inner = row.get("inner")
     return Choice(
         decode_regions(row["regions"]),
         whole(row["chunk_size"]),
-        None if inner is None else _decode_choice(inner),
+        tuple(_decode_choice(one) for one in _listed(row.get("inner", ()))),
         bool(row.get("compiled", False)),
     )

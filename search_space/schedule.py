@@ -13,6 +13,7 @@ cost nothing to order, so that the work grows with the loops and with what they 
 from __future__ import annotations
 
 import graphlib
+import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -121,16 +122,18 @@ def _drop_unread(
 ) -> None:
     """Take back what nobody reads any more: originals of recomputed nodes, and what led to them."""
     entering = {node for loop in loops for node in loop.entering}
-    waiting = {node for loop in loops for node in loop.spared}
+    # users before what they use, so that the last comes first
+    waiting = [-node for loop in loops for node in loop.spared if runs[node]]
+    heapq.heapify(waiting)
     while waiting:
-        node = max(waiting)  # users before what they use
-        waiting.discard(node)
+        node = -heapq.heappop(waiting)
         if not runs[node] or node in entering or node in graph.output_nodes:
             continue
         if any(runs[user] for user in graph.users[node]):
             continue
         runs[node] = False
-        waiting.update(ref for _, ref in graph.nodes[node].refs)
+        for _, ref in graph.nodes[node].refs:
+            heapq.heappush(waiting, -ref)
 
 
 def _delays(

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from search_space.classes import RegionClass
+from search_space.classes import RegionClass, choice_form, chosen_size
 from search_space.errors import CyclicPlan
 from search_space.liveness import MemoryModel
 from search_space.plan import Choice, Plan
@@ -80,8 +80,13 @@ class SearchSpace:
             if not self._schedulable([*loops, item]):
                 continue
             loops.append(item)
-            choices.append(Choice(item.regions, chunk_size))
+            choices.append(item.choice(chunk_size))
         return make_plan(self.memory.graph.fingerprint, choices)
+
+    def setting(self, plan: Plan) -> dict[str, int]:
+        """The setting that decodes to a plan of this space."""
+        known = {item.form: item.key for item in self.classes}
+        return {known[choice_form(choice)]: chosen_size(choice) for choice in plan.choices}
 
     def _schedulable(self, classes: Sequence[RegionClass]) -> bool:
         try:

@@ -62,6 +62,15 @@ class Profile:
         """Bytes above the budget, summed over the steps; 0 where the budget is met."""
         return int(np.maximum(self.live_bytes - budget_bytes, 0).sum())
 
+    def above(self, budget_bytes: int) -> NDArray[np.bool_]:
+        """For each node of the graph, whether more than the budget is alive while it runs, alone or
+        in a loop."""
+        count = len(self.order.inside)
+        units = self.order.running[self.live_bytes > budget_bytes]
+        found = np.isin(self.order.inside, units[units >= count] - count)
+        found[units[units < count]] = True
+        return found
+
 
 @dataclass(frozen=True)
 class Storages:

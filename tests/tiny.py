@@ -54,9 +54,7 @@ class Tiny:
 
     def module(self, choices: Sequence[Choice] = ()) -> torch.fx.GraphModule:
         """The model rewritten with these choices; takes the tensors among ``args``."""
-        active = self.memory.resolved(choices)
-        donations = self.memory.profile(choices).donations
-        return rewrite(self.sized, active, self.model, self.captured.constants, donations)
+        return rewrite(self.memory.program(choices), self.model, self.captured.constants)
 
     def run(self, choices: Sequence[Choice] = ()) -> tuple[Any, ...]:
         """The flat outputs of the model rewritten with these choices."""

@@ -98,8 +98,7 @@ def decode_graph(fingerprint: str, row: Mapping[str, Any], allowance: Allowance)
 def _all_choices(choices: Sequence[Choice]) -> Iterator[Choice]:
     for choice in choices:
         yield choice
-        if choice.inner is not None:
-            yield from _all_choices((choice.inner,))
+        yield from _all_choices(choice.inner)
 
 
 def _encode_row(row: PlanRow, names: Names) -> list[Any]:
@@ -135,11 +134,11 @@ def _encode_choices(choices: Sequence[Choice], names: Names) -> dict[str, Any]:
 
 
 def _encode_choice(choice: Choice, names: Names) -> Any:
-    if choice.inner is None and not choice.compiled:
+    if not choice.inner and not choice.compiled:
         return choice.chunk_size
     form: dict[str, Any] = {"size": choice.chunk_size}
-    if choice.inner is not None:
-        form["inner"] = _encode_choices((choice.inner,), names)
+    if choice.inner:
+        form["inner"] = _encode_choices(choice.inner, names)
     if choice.compiled:
         form["compiled"] = True
     return form
@@ -156,10 +155,8 @@ def _decode_choice(own: tuple[Region, ...], form: Any, regions: Regions) -> Choi
     unknown = set(form) - {"size", "inner", "compiled"}
     if unknown:
         raise PlanError(f"a choice says {sorted(map(str, unknown))}, which this version lacks")
-    inner = _decode_choices(form["inner"], regions) if form.get("inner") else (None,)
-    if len(inner) != 1:
-        raise PlanError("a choice has one choice within it at most")
-    return Choice(own, whole(form["size"]), inner[0], bool(form.get("compiled", False)))
+    inner = _decode_choices(form.get("inner", {}), regions)
+    return Choice(own, whole(form["size"]), inner, bool(form.get("compiled", False)))
 
 
 __all__ = ["COLUMNS", "Allowance", "decode_graph", "encode_graph"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from search_space.classes import chosen_size
 from tuner.database import PlanRow
 
 NOISE = 0.02
@@ -54,7 +55,7 @@ def _canonical(row: PlanRow) -> tuple[object, ...]:
         row.peak_bytes,
         round(row.ratio, 2),
         len(choices),
-        tuple(-choice.chunk_size for choice in choices),
+        tuple(-chosen_size(choice) for choice in choices),
         tuple((r.nodes, r.dims, r.recomputed) for choice in choices for r in choice.regions),
         row.ratio,
     )

@@ -14,7 +14,7 @@ from search_space import capture_passes
 from search_space.capture import Capture, capture
 from search_space.capture_masks import restore_grouped_heads, restore_mask_flags
 from search_space.graph import Node, Ref
-from search_space.liveness import MemoryModel
+from search_space.liveness import MemoryModel, Program
 from tests.tiny import Function, difference
 from tuner.runtime.rewrite import rewrite
 
@@ -95,7 +95,7 @@ def run(captured: Capture, model: torch.nn.Module, tensors: tuple[Any, ...]) -> 
     shapes = tuple(tuple(tensor.shape) for tensor in tensors)
     sized = captured.graph.at(captured.graph.bind(shapes))
     with torch.no_grad():
-        made: tuple[Any, ...] = rewrite(sized, [], model, captured.constants)(*tensors)
+        made: tuple[Any, ...] = rewrite(Program(sized), model, captured.constants)(*tensors)
     return made
 
 

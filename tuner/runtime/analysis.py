@@ -14,6 +14,7 @@ from search_space.classes import RegionClass
 from search_space.dim_rules import Probe
 from search_space.graph import Graph, SizedGraph
 from search_space.liveness import MemoryModel
+from search_space.nested import with_nested
 from search_space.space import SearchSpace
 
 
@@ -43,7 +44,8 @@ class Analysis:
 
     @cached_property
     def space(self) -> SearchSpace:
-        return SearchSpace(self.memory, find_classes(self.memory, probe=self.probe))
+        classes = find_classes(self.memory, probe=self.probe)
+        return SearchSpace(self.memory, with_nested(self.memory, classes, probe=self.probe))
 
     @cached_property
     def unchunked_s(self) -> float:
@@ -60,7 +62,7 @@ class Analysis:
         """How much longer all occurrences of a class take in chunks, by the roofline."""
 
         def extra(item: RegionClass, chunk_size: int) -> float:
-            once = prudent_extra_seconds(item.loops[0], chunk_size, self.ceilings)
+            once = prudent_extra_seconds(item, chunk_size, self.ceilings)
             return len(item.loops) * once
 
         return extra

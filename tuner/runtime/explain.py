@@ -10,6 +10,7 @@ import torch
 from cost_models.select import mib
 from search_space.dim_rules import find_rule
 from search_space.graph import ALIAS, LEAVES, OPAQUE, POINTWISE, RANDOM, SizedGraph
+from search_space.liveness import MemoryModel, inner_choices
 from search_space.plan import Choice
 from search_space.regions import Loop
 from tuner.runtime.analysis import Analysis
@@ -31,7 +32,8 @@ def explain_plan(analysis: Analysis, chosen: Chosen) -> str:
     if not active:
         lines.append("nothing is chunked")
     for place, (choice, loops) in enumerate(active):
-        lines.append(_choice_line(place, choice, loops))
+        lines.append(_choice_line(f"  {place + 1}.", choice, loops))
+        lines.extend(_inner_lines(memory, choice, loops[0]))
         without = [other for other, _ in active if other is not choice]
         alone = memory.profile(without).peak_bytes
         lines.append(f"     without it the peak would be {mib(alone)}")
@@ -82,11 +84,22 @@ def ops_text(loop: Loop) -> str:
     return ", ".join(f"{count} {op}" if count > 1 else op for op, count in ops.items())
 
 
-def _choice_line(place: int, choice: Choice, loops: Sequence[Loop]) -> str:
+def _inner_lines(memory: MemoryModel, choice: Choice, loop: Loop) -> list[str]:
+    """The loops inside a loop."""
+    if not choice.inner:
+        return []
+    body = memory.inside(loop, choice.chunk_size)
+    return [
+        _choice_line("     inside it,", inner, loops)
+        for inner, loops in body.active(inner_choices(loop, choice))
+    ]
+
+
+def _choice_line(heading: str, choice: Choice, loops: Sequence[Loop]) -> str:
     loop = loops[0]
     times = f", {len(loops)} times" if len(loops) > 1 else ""
     return (
-        f"  {place + 1}. {region_title(loop)}{times}: {dimension_text(loop)}; "
+        f"{heading} {region_title(loop)}{times}: {dimension_text(loop)}; "
         f"{loop.passes(choice.chunk_size)} chunks of {choice.chunk_size} "
         f"(of {loop.extent} units)\n     computes {ops_text(loop)}"
     )
@@ -116,15 +129,23 @@ def _unknown_ops(graph: SizedGraph) -> list[str]:
 
 def module_code(module: torch.fx.GraphModule) -> str:
     """The generated Python of a rewritten model: its forward, and each distinct body once."""
-    parts = [module.code.strip()]
-    seen: dict[int, str] = {}
+    return "\n\n".join([module.code.strip(), *_loop_codes(module, "", {})])
+
+
+def _loop_codes(module: torch.fx.GraphModule, path: str, seen: dict[int, str]) -> list[str]:
+    """The bodies of a module's loops, and of the loops inside them; ``seen`` holds those told."""
+    parts = []
     for name, child in module.named_children():
         if not isinstance(child, ChunkLoop):
             continue
-        title = f"# {name}: units of {child.chunk_size} out of {child.extent}"
-        if id(child.body) in seen:
-            parts.append(f"{title}, body as in {seen[id(child.body)]}")
-            continue
-        seen[id(child.body)] = name
-        parts.append(f"{title}, body:\n{child.body.code.strip()}")
-    return "\n\n".join(parts)
+        title = f"# {path}{name}: units of {child.chunk_size} out of {child.extent}"
+        for what, body in (("body", child.body), ("body of the last pass", child.tail)):
+            if body is None:
+                continue
+            if id(body) in seen:
+                parts.append(f"{title}, {what} as in {seen[id(body)]}")
+                continue
+            seen[id(body)] = f"{path}{name}"
+            parts.append(f"{title}, {what}:\n{body.code.strip()}")
+            parts.extend(_loop_codes(body, f"{path}{name}.", seen))
+    return parts

@@ -24,6 +24,4 @@ def generate(
         model: whose weights it reads at each call.
         constants: tensors of the graph's CONSTANT nodes, by name.
     """
-    active = analysis.memory.resolved(plan.choices)
-    donations = analysis.memory.profile(plan.choices).donations
-    return rewrite(analysis.sized, active, model, constants, donations)
+    return rewrite(analysis.memory.program(plan.choices), model, constants)

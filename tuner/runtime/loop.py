@@ -47,6 +47,7 @@ class ChunkLoop(torch.nn.Module):
         chunk_size: units a pass; the last pass takes what is left.
         inputs: per input how it is cut, or None to pass it whole.
         outputs: per output its layout.
+        tail: the body of a ragged last pass, where that is another one.
     """
 
     def __init__(
@@ -56,9 +57,11 @@ class ChunkLoop(torch.nn.Module):
         chunk_size: int,
         inputs: tuple[Sliced | None, ...],
         outputs: tuple[Output, ...],
+        tail: torch.fx.GraphModule | None = None,
     ) -> None:
         super().__init__()
         self.body = body
+        self.tail = tail
         self.extent = extent
         self.chunk_size = chunk_size
         self.inputs = inputs
@@ -69,7 +72,8 @@ class ChunkLoop(torch.nn.Module):
         filled: list[torch.Tensor] = []
         for start in range(0, self.extent, self.chunk_size):
             length = min(self.chunk_size, self.extent - start)
-            made = self.body(
+            ragged = length < self.chunk_size and self.tail is not None
+            made = (self.tail if ragged else self.body)(
                 *(
                     tensor
                     if cut is None

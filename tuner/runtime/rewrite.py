@@ -1,19 +1,20 @@
 """Code generation: a graph, a length and choices become a module that a person can read.
 
 The whole becomes a ``torch.fx.GraphModule`` in schedule order; each region class becomes one body,
-another GraphModule, which all its occurrences share and which a :class:`ChunkLoop` calls.
+another GraphModule, which all its occurrences share and which a :class:`ChunkLoop` calls. A body
+may have loops of its own.
 """
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import fx
 
-from search_space.dim_rules import Slice
+from search_space.body import entry_key
 from search_space.graph import (
     CONSTANT,
     INPUT,
@@ -22,11 +23,10 @@ from search_space.graph import (
     Argument,
     Path,
     Ref,
-    SizedGraph,
     SizedNode,
     TorchConstant,
 )
-from search_space.plan import Choice
+from search_space.liveness import Part, Program
 from search_space.regions import Loop
 from search_space.schedule import schedule
 from search_space.torch_ops import torch_op, torch_value
@@ -34,39 +34,58 @@ from tuner.runtime.loop import ChunkLoop, Output, Sliced
 
 
 def rewrite(
-    graph: SizedGraph,
-    active: Sequence[tuple[Choice, Sequence[Loop]]],
-    model: torch.nn.Module,
-    constants: Mapping[str, torch.Tensor],
-    donations: Sequence[Mapping[int, int]] = (),
+    program: Program, model: torch.nn.Module, constants: Mapping[str, torch.Tensor]
 ) -> fx.GraphModule:
-    """The graph as a module that runs these loops.
+    """The program as a module that runs its loops.
 
     It takes the graph's inputs in order and gives the flat outputs as a tuple. Weights are read
     from ``model`` itself at each call: nothing is copied.
 
     Args:
-        active: choices with their loops at this length (``MemoryModel.active``).
         constants: tensors of the graph's CONSTANT nodes, by name.
-        donations: per loop, outputs that take an input's storage (``Profile.donations``).
     """
-    loops: list[Loop] = []
-    modules: list[ChunkLoop] = []
-    for choice, own in active:
-        body = body_module(own[0])
-        for loop in own:
-            donated = donations[len(loops)] if donations else {}
-            loops.append(loop)
-            modules.append(chunk_loop(loop, choice.chunk_size, body, donated))
+    graph = program.graph
     made = fx.Graph()
     values: dict[int, fx.Node] = {}
     for node in graph.nodes:
         if node.kind in LEAVES:
             values[node.index] = _leaf(made, node)
-    for step in schedule(graph, loops):
+
+    def call(index: int) -> fx.Node:
+        return _call(made, graph.nodes[index], values)
+
+    modules = _emit(made, program, values, call)
+    made.output(tuple(_argument(value, values) for value in graph.outputs))
+    _drop_unused_leaves(made)
+    root = fx.GraphModule(torch.nn.Module(), fx.Graph(), "Chunked")
+    root.model = model
+    root.constants = torch.nn.Module()
+    for name, tensor in constants.items():
+        root.constants.register_buffer(_constant_name(name), tensor, persistent=False)
+    return _finish(root, made, modules)
+
+
+def _emit(
+    made: fx.Graph, program: Program, values: dict[int, fx.Node], call: Callable[[int], fx.Node]
+) -> list[ChunkLoop]:
+    """Write the program's steps in running order; the modules of its loops, ``region_0`` and on.
+
+    Args:
+        values: of the nodes so far; those of the steps are added.
+        call: writes the node at an index.
+    """
+    loops: list[Loop] = []
+    modules: list[ChunkLoop] = []
+    for part in program.parts:
+        size = part.choice.chunk_size
+        bodies = _bodies(part)
+        for loop in part.loops:
+            donated = program.donations[len(loops)]
+            loops.append(loop)
+            modules.append(chunk_loop(loop, size, *bodies, donated=donated))
+    for step in schedule(program.graph, loops):
         if step.node is not None:
-            node = graph.nodes[step.node]
-            values[step.node] = _call(made, node, node.op, node.args, node.kwargs, values)
+            values[step.node] = call(step.node)
             continue
         assert step.loop is not None
         loop = loops[step.loop]
@@ -78,13 +97,21 @@ def rewrite(
         else:
             for place, output in enumerate(loop.outputs):
                 values[output] = made.call_function(operator.getitem, (given, place))
-    made.output(tuple(_argument(value, values) for value in graph.outputs))
-    _drop_unused_leaves(made)
-    root = fx.GraphModule(torch.nn.Module(), fx.Graph(), "Chunked")
-    root.model = model
-    root.constants = torch.nn.Module()
-    for name, tensor in constants.items():
-        root.constants.register_buffer(_constant_name(name), tensor, persistent=False)
+    return modules
+
+
+def _bodies(part: Part) -> tuple[fx.GraphModule, ...]:
+    """The body of a part's loops, and where loops stand inside, one of its own for the ragged last
+    pass."""
+    first = part.loops[0]
+    if not part.bodies:
+        return (body_module(first),)
+    return tuple(body_module(first, body) for body in part.bodies.values())
+
+
+def _finish(
+    root: fx.GraphModule, made: fx.Graph, modules: Sequence[ChunkLoop]
+) -> fx.GraphModule:
     for place, module in enumerate(modules):
         root.add_module(f"region_{place}", module)
     root.graph = made
@@ -93,10 +120,19 @@ def rewrite(
 
 
 def chunk_loop(
-    loop: Loop, chunk_size: int, body: fx.GraphModule, donated: Mapping[int, int] | None = None
+    loop: Loop,
+    chunk_size: int,
+    body: fx.GraphModule,
+    tail: fx.GraphModule | None = None,
+    *,
+    donated: Mapping[int, int] | None = None,
 ) -> ChunkLoop:
-    """The module that runs one occurrence of a region; ``donated`` names the inputs whose storage
-    outputs take."""
+    """The module that runs one occurrence of a region.
+
+    Args:
+        body, tail: of a pass, and of the ragged last one where that has a body of its own.
+        donated: the inputs whose storage outputs take, by output.
+    """
     donated = donated or {}
     entries = [source.node for source in loop.inputs]
     places = {node: place for place, node in enumerate(loop.region.nodes)}
@@ -109,58 +145,66 @@ def chunk_loop(
     inputs = tuple(
         None if source.dim is None else Sliced(source.dim, source.factor) for source in loop.inputs
     )
-    return ChunkLoop(body, loop.extent, chunk_size, inputs, tuple(outputs))
+    return ChunkLoop(body, loop.extent, chunk_size, inputs, tuple(outputs), tail)
 
 
-def body_module(loop: Loop) -> fx.GraphModule:
-    """One pass of a loop as a module: inputs in ``loop.inputs``' order, then start and length."""
+def body_module(loop: Loop, inside: Program | None = None) -> fx.GraphModule:
+    """One pass of a loop as a module: inputs in ``loop.inputs``' order, then start and length.
+
+    Args:
+        inside: the body with loops of its own (``Part.bodies``); it then serves passes of that one
+            length alone.
+    """
     graph = loop.graph
+    first = len(loop.inputs)
     made = fx.Graph()
+    values: dict[int, fx.Node] = {}  # by place in the body's graph, see search_space.body
     entries: dict[tuple[int, int | None, int], fx.Node] = {}
     taken = {"start", "length"}
-    for source in loop.inputs:
+    for place, source in enumerate(loop.inputs):
         # one tensor may enter twice, sliced and whole
         label = name = graph.nodes[source.node].label
         while name in taken:
             name = f"{label}_{'whole' if source.dim is None else 'sliced'}_{len(taken)}"
         taken.add(name)
-        entries[source.node, source.dim, source.factor] = made.placeholder(name)
+        values[place] = made.placeholder(name)
+        entries[source.node, source.dim, source.factor] = values[place]
     start, length = made.placeholder("start"), made.placeholder("length")
-    values: dict[int, fx.Node] = {}
-    for place, index in enumerate(loop.region.nodes):
-        node, found, factor = graph.nodes[index], loop.flows[place], loop.factors[place]
-        slices = dict(found.slices)
+    members = {node: place for place, node in enumerate(loop.region.nodes)}
 
-        def convert(
-            value: Argument,
-            path: Path,
-            factor: int = factor,
-            slices: Mapping[Path, Slice] = slices,
-        ) -> fx.node.Argument:
+    def call(index: int) -> fx.Node:
+        place = index - first
+        node, found = graph.nodes[loop.region.nodes[place]], loop.flows[place]
+
+        def convert(value: Argument, path: Path) -> fx.node.Argument:
             if isinstance(value, tuple):
                 return [convert(item, (*path, k)) for k, item in enumerate(value)]
             if isinstance(value, Affine):
-                return _affine(made, value, factor, start, length)
+                return _affine(made, value, loop.factors[place], start, length)
             if isinstance(value, Ref):
-                if value.index in values:
-                    return values[value.index]
-                wanted = slices.get(path)
-                if wanted is None:
-                    return entries[value.index, None, 0]
-                return entries[value.index, wanted.dim, int(factor * wanted.ratio)]
+                if value.index in members:
+                    return values[first + members[value.index]]
+                return entries[entry_key(loop, place, path, value.index)]
             return _constant(value)
 
         args = node.args if found.args is None else found.args
         kwargs = node.kwargs if found.kwargs is None else found.kwargs
-        values[index] = made.create_node(
+        return made.create_node(
             "call_function",
             torch_op(found.op or node.op),
             tuple(convert(value, (k,)) for k, value in enumerate(args)),
             {name: convert(value, (name,)) for name, value in kwargs},
             name=node.label,
         )
-    made.output(tuple(values[output] for output in loop.outputs))
-    return fx.GraphModule(torch.nn.Module(), made, "Body")
+
+    modules: list[ChunkLoop] = []
+    if inside is None:
+        for place in range(len(loop.region.nodes)):
+            values[first + place] = call(first + place)
+    else:
+        modules = _emit(made, inside, values, call)
+    made.output(tuple(values[first + members[output]] for output in loop.outputs))
+    return _finish(fx.GraphModule(torch.nn.Module(), fx.Graph(), "Body"), made, modules)
 
 
 def _affine(
@@ -217,18 +261,11 @@ def _constant(value: Argument) -> fx.node.Argument:
     return made
 
 
-def _call(
-    made: fx.Graph,
-    node: SizedNode,
-    op: str,
-    args: tuple[Argument, ...],
-    kwargs: tuple[tuple[str, Argument], ...],
-    values: Mapping[int, fx.Node],
-) -> fx.Node:
+def _call(made: fx.Graph, node: SizedNode, values: Mapping[int, fx.Node]) -> fx.Node:
     return made.create_node(
         "call_function",
-        torch_op(op),
-        tuple(_argument(value, values) for value in args),
-        {name: _argument(value, values) for name, value in kwargs},
+        torch_op(node.op),
+        tuple(_argument(value, values) for value in node.args),
+        {name: _argument(value, values) for name, value in node.kwargs},
         name=node.label,
     )

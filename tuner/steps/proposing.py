@@ -75,7 +75,6 @@ def _seeds(state: State, one: Length) -> list[Mapping[str, int]]:
         (paper,) = create("macro_micro")
         cost = replace(one.cost, model=paper.fit(state.samples), _cache={})
         selectors += [Selector(one.analysis.space, cost.extra_seconds), one.analysis.selector]
-    known = {item.regions: item.key for item in one.analysis.space.classes}
     for selector in selectors:
         for limit in _limits(one):
             try:
@@ -85,7 +84,7 @@ def _seeds(state: State, one: Length) -> list[Mapping[str, int]]:
                     selected = selector.within(limit)
             except BudgetError:
                 continue  # said before; other selectors and the study go on looking
-            found.append({known[c.regions]: c.chunk_size for c in selected.plan.choices})
+            found.append(one.analysis.space.setting(selected.plan))
     return found
 
 

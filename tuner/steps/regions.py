@@ -33,10 +33,9 @@ def time_regions(state: State) -> None:
 def _time_length(state: State, one: Length, budget_s: float) -> None:
     spent_ms = 0.0
     space = one.analysis.space
-    pairs = sorted(
-        zip(space.classes, space.grids, strict=True),
-        key=lambda pair: -pair[0].saves_bytes * len(pair[0].loops),
-    )
+    # loops inside loops are predicted from what they are made of
+    plain = [pair for pair in zip(space.classes, space.grids, strict=True) if not pair[0].inner]
+    pairs = sorted(plain, key=lambda pair: -pair[0].saves_bytes * len(pair[0].loops))
     for item, grid in pairs:
         if spent_ms > budget_s * 1e3:
             state.progress.step()
@@ -66,10 +65,13 @@ def _keep(state: State, one: Length, item: RegionClass, found: Mapping[str, Samp
 def _fill_whole_ms(state: State, one: Length) -> None:
     """Classes that were not timed: the roofline, scaled to the measured whole model."""
     scale = one.unchunked_ms / 1e3 / graph_seconds(one.analysis.sized, state.ceilings)
+    plain = {item.regions: item.key for item in one.analysis.space.classes if not item.inner}
     for item in one.analysis.space.classes:
         loop = item.loops[0]
-        estimate = loop_seconds(loop, loop.extent, state.ceilings) * scale * 1e3
-        one.whole_ms.setdefault(item.key, max(estimate, 1e-4))
+        estimate = max(loop_seconds(loop, loop.extent, state.ceilings) * scale * 1e3, 1e-4)
+        # run whole, a region takes as long with loops inside as without
+        known = one.whole_ms.get(plain.get(item.regions, item.key), estimate)
+        one.whole_ms.setdefault(item.key, known)
 
 
 def choose_model(state: State) -> None:
