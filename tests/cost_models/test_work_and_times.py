@@ -16,6 +16,7 @@ from cost_models.ceilings import Ceilings, default_ceilings
 from cost_models.times import graph_seconds, loop_seconds, op_seconds, prudent_extra_seconds
 from cost_models.work import loop_work, node_work
 from search_space.candidates import find_classes
+from search_space.classes import RegionClass
 from search_space.plan import Region
 from search_space.regions import Loop, resolve
 from tests.cost_models.made_features import memory_at
@@ -213,9 +214,10 @@ def test_the_cache_makes_small_chunks_of_large_tensors_cheap() -> None:
 def test_prudence_counts_no_promised_gain(loops: list[Loop]) -> None:
     for loop in loops:
         whole = loop_seconds(loop, loop.extent, CPU)
-        assert prudent_extra_seconds(loop, loop.extent, CPU) == 0.0
+        item = RegionClass("", (loop,), 0, 0)
+        assert prudent_extra_seconds(item, loop.extent, CPU) == 0.0
         for size in range(1, loop.extent):
-            extra = prudent_extra_seconds(loop, size, CPU)
+            extra = prudent_extra_seconds(item, size, CPU)
             assert extra > 0
             assert extra > loop_seconds(loop, size, CPU) - whole
 

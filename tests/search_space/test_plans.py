@@ -42,15 +42,24 @@ def regions(draw: st.DrawFn, first: int) -> tuple[Region, ...]:
 
 
 @st.composite
-def choices(draw: st.DrawFn, first: int, nested: bool = True) -> Choice:
+def inner_choices(draw: st.DrawFn, members: int) -> tuple[Choice, ...]:
+    """Choices inside a region of so many nodes, which they name by place."""
+    owners = [draw(st.integers(0, 2)) for _ in range(members)]
+    parts = [tuple(k for k in range(members) if owners[k] == which) for which in (0, 1)]
+    made = [
+        Choice((Region(places, tuple(draw(st.integers(0, 4)) for _ in places)),),
+               draw(st.integers(1, 100)))
+        for places in parts if places
+    ]  # fmt: skip
+    return tuple(sorted(made, key=lambda choice: choice.regions[0].nodes))
+
+
+@st.composite
+def choices(draw: st.DrawFn, first: int) -> Choice:
     """A choice whose own nodes stand at ``first`` or later."""
     where = draw(regions(first))
-    return Choice(
-        where,
-        draw(st.integers(1, 10_000)),
-        draw(st.none() | choices(first, nested=False)) if nested else None,
-        draw(st.booleans()),
-    )
+    inner = draw(inner_choices(len(where[0].nodes))) if draw(st.booleans()) else ()
+    return Choice(where, draw(st.integers(1, 10_000)), inner, draw(st.booleans()))
 
 
 @st.composite

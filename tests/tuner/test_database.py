@@ -35,6 +35,7 @@ SPAWN = multiprocessing.get_context("spawn")
 # a class of two occurrences, and one that computes the node 2 again in each of its three
 ATTENTION = tuple(Region((10, 11, 12), (1, 2, 2)).shifted(20 * k) for k in range(2))
 ALONE = (Region((300, 301), (0, 0)),)
+WITHIN, FIRST, LAST = ((Region(nodes, (0,) * len(nodes)),) for nodes in ((0, 1), (0,), (2,)))
 MASKED = tuple(Region((2, 15, 16, 19), (0, 1, 1, 3), (2,)).shifted(20 * k) for k in range(3))
 
 
@@ -273,7 +274,7 @@ DAMAGES = [
     pytest.param(_swapped("r1: 16", "r1: {inner: {}}"), "graph 0f3a", id="a-choice-of-no-size"),
     pytest.param(
         _swapped("r1: 16", "r1: {size: 4, inner: {r0: 1, r1: 1}}"), "graph 0f3a",
-        id="two-choices-within",
+        id="inner-regions-that-leave",
     ),
     pytest.param(_swapped("at: [", "at: [], x: ["), "graph 0f3a", id="a-class-that-is-nowhere"),
     pytest.param(_swapped("budget: 0.5", "budget: 1.5"), "graph 0f3a", id="a-budget-above-all"),
@@ -355,8 +356,8 @@ def test_a_place_that_cannot_be_written_is_a_database_error(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     "plan",
     [
-        Plan("0f3a", (Choice(ATTENTION, 8, Choice(MASKED, 2)),)),
-        Plan("0f3a", (Choice(ATTENTION, 8, Choice(MASKED, 2, Choice(ALONE, 1, compiled=True))),)),
+        Plan("0f3a", (Choice(ATTENTION, 8, (Choice(WITHIN, 2), Choice(LAST, 1))),)),
+        Plan("0f3a", (Choice(ATTENTION, 8, (Choice(WITHIN, 2, (Choice(FIRST, 1),)),)),)),
         Plan("0f3a", (Choice(MASKED, 1), Choice(ATTENTION, 8, compiled=True))),
         Plan("0f3a", (Choice(ATTENTION, 8),), rewrites=("sdpa", "norm")),
         Plan("0f3a", rewrites=("sdpa",)),
