@@ -39,6 +39,9 @@ class Progress(Protocol):
         """The phases of this part that are still to come, and how long each should take. Named
         again, a phase's expectation is replaced."""
 
+    def limit(self, seconds: float) -> None:
+        """The campaign ends in so many seconds, whatever is left to do."""
+
     def phase(self, title: str, total: int) -> None:
         """A phase of ``total`` steps begins."""
 
@@ -65,6 +68,9 @@ class Silent:
         pass
 
     def expect(self, seconds: Mapping[str, float]) -> None:
+        pass
+
+    def limit(self, seconds: float) -> None:
         pass
 
     def phase(self, title: str, total: int) -> None:
@@ -96,10 +102,12 @@ class TimeLeft:
                + mean seconds of a finished part * parts to come,
 
     with ``scale`` = needed / expected over all expected work done so far, this phase's done share
-    included. Time is given by the caller, so that the estimate can be tested without waiting.
+    included, and never more than what a limit allows. Time is given by the caller, so that the
+    estimate can be tested without waiting.
     """
 
     _ahead: dict[str, float] = field(default_factory=dict)
+    _end: float | None = None
     _parts_left: int = 0
     _part_started: float | None = None
     _part_seconds: list[float] = field(default_factory=list)
@@ -123,6 +131,10 @@ class TimeLeft:
         """Phases to come."""
         self._ahead.update(seconds)
 
+    def limit(self, now: float, seconds: float) -> None:
+        """All ends by then."""
+        self._end = now + seconds
+
     def phase(self, now: float, title: str, steps: int) -> None:
         """A phase begins; the one before has ended."""
         self._close(now)
@@ -135,6 +147,13 @@ class TimeLeft:
 
     def seconds(self, now: float) -> float | None:
         """The estimate; None while nothing is known."""
+        left = self._estimate(now)
+        if self._end is None:
+            return left
+        allowed = max(self._end - now, 0.0)
+        return allowed if left is None else min(left, allowed)
+
+    def _estimate(self, now: float) -> float | None:
         if self._current_s is None and not self._ahead:
             return None
         share = self._done / self._steps

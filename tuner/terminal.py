@@ -75,6 +75,10 @@ class Terminal:
         with self._lock:
             self._left.expect(seconds)
 
+    def limit(self, seconds: float) -> None:
+        with self._lock:
+            self._left.limit(self._clock(), seconds)
+
     def phase(self, title: str, total: int) -> None:
         with self._lock:
             now = self._clock()

@@ -91,6 +91,16 @@ def test_the_estimate_reaches_nothing_as_the_last_step_is_done() -> None:
         assert now == pytest.approx(10 - second)
 
 
+def test_no_more_time_is_left_than_a_limit_allows() -> None:
+    left = TimeLeft()
+    left.limit(10, 20.0)
+    assert left.seconds(10) == 20
+    left.expect({"a": 7.0})
+    assert left.seconds(10) == 7
+    assert left.seconds(25) == 5
+    assert left.seconds(40) == 0
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"), [(0, "0 s"), (61, "61 s"), (600, "10 min"), (11100, "3 h 05 min")]
 )
