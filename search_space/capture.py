@@ -179,8 +179,9 @@ def _export(flat: _Flat, tensors: tuple[torch.Tensor, ...]) -> Any:
         reason = str(error).strip().splitlines()
         raise CaptureError(
             f"torch.export could not trace the model: {type(error).__name__}: "
-            f"{reason[0] if reason else 'no message'}. Use the model unchanged, or capture the "
-            "submodules that hold its long loops"
+            f"{reason[0] if reason else 'no message'}. If the model as it is refuses these inputs "
+            "too, correct them; else use it unchanged, or capture the submodules that hold its "
+            "long loops"
         ) from error
     signature = program.graph_signature
     if signature.buffers_to_mutate or signature.user_inputs_to_mutate:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from search_space.errors import ConfigError
+from search_space.errors import CaptureError, ConfigError
 
 
 def check_arguments(model: object, args: object, kwargs: object) -> None:
@@ -15,6 +15,7 @@ def check_arguments(model: object, args: object, kwargs: object) -> None:
 
     Raises:
         ConfigError: they are not; says how to write it.
+        CaptureError: the model is in training mode.
     """
     if not isinstance(model, torch.nn.Module):
         raise ConfigError(
@@ -34,6 +35,8 @@ def check_arguments(model: object, args: object, kwargs: object) -> None:
         )
     if kwargs is not None and not _named(kwargs):
         raise ConfigError(f"kwargs must map names to values, got {_kind(kwargs)}")
+    if model.training:
+        raise CaptureError("the model is in training mode; call model.eval() first")
 
 
 def _named(value: Any) -> bool:

@@ -122,7 +122,7 @@ def suggestion(model: torch.nn.Module) -> str:
     if not groups:
         names = auto_targets(model)[:4]
         if not names:
-            return "it has no submodules that could be targeted"
+            return "no submodule can be targeted"
         return f"submodules that could be targeted: {', '.join(map(repr, names))}"
     first = max(groups, key=lambda one: one.count)
     return (
