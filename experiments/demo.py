@@ -127,7 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     started = time.monotonic()
     config = campaign(options.lengths, options.layers, options.plans, options.output)
     with Terminal(make_console(stderr=True)) as progress:
-        result = run_campaign(config, progress)
+        result = run_campaign(config, progress, fresh=True)
     print_result(console, result)
     backend = backend_for(resolve_device(config.device))
     equal = infer(config, max(options.lengths), backend, console)

@@ -3,22 +3,30 @@
 Each length goes through the same steps, one function each, in :mod:`tuner.steps`; what they share
 is in :class:`~tuner.steps.state.State`. Proposals come from predictions alone, and only confirmed
 plans are kept.
+
+A campaign that is started again in the same output folder goes on: every step runs again, and is
+given from the ledger what was measured before (:mod:`tuner.journal`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import yaml
 
+from cost_models.base import Sample
 from search_space.errors import BudgetError, ConfigError, MeasurementError
 from tuner.campaign_records import Records
 from tuner.campaign_result import CampaignResult, expected_seconds
 from tuner.config import CampaignConfig
+from tuner.engine.local import mark
+from tuner.engine.slots import engine_device
+from tuner.journal import Journal
 from tuner.ledger import Ledger
-from tuner.measure.backends import resolve_device
+from tuner.limits import Clock
+from tuner.measure.isolate import end_leftovers
 from tuner.measure.timing import median
 from tuner.measurer import Measurer
 from tuner.progress import Progress, Silent
@@ -28,21 +36,32 @@ from tuner.steps.confirm import run_rounds, tuning_title
 from tuner.steps.finish import finish, write
 from tuner.steps.regions import TIMING, choose_model, time_regions
 from tuner.steps.state import State
+from tuner.stopping import Stopped, stoppable
 
 
 def run_campaign(
-    config: CampaignConfig, progress: Progress | None = None
+    config: CampaignConfig,
+    progress: Progress | None = None,
+    *,
+    fresh: bool = False,
+    samples: Sequence[Sample] = (),
 ) -> CampaignResult:
     """Tune a model as the configuration says, and write its plans to the database. With targets,
     each distinct one is tuned as a model of its own: budgets are shares of its own eager peak.
+
+    Args:
+        fresh: start over; otherwise what the output folder's ledger knows is not measured again.
+        samples: timings of other campaigns on this device, for the cost model to learn from.
 
     Raises:
         ConfigError, CaptureError: the configuration's model or inputs are wrong.
         BudgetError: a budget cannot be met at some length; nothing is measured then.
         MeasurementError: nothing could be measured.
+        Stopped: Ctrl-C or SIGTERM; what was measured is in the ledger, and the best so far of each
+            length in the database.
     """
     progress = progress or Silent()
-    config = replace(config, device=resolve_device(config.device))
+    config = replace(config, device=engine_device(config))
     try:
         config.output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -50,35 +69,62 @@ def run_campaign(
             f"output: {config.output} cannot be written: {error}; name another folder"
         ) from error
     text = yaml.safe_dump(config.plain(), sort_keys=False)
-    with Ledger(config.output / "ledger.jsonl") as ledger, Measurer(config, ledger) as measurer:
+    with stoppable(), Ledger(config.output / "ledger.jsonl", fresh=fresh) as ledger:
         # only now: another campaign may be running there, and the ledger knows
         (config.output / "config.yaml").write_text(text, encoding="utf-8")
-        ledger.append("campaign", {"config": config.plain()})
+        end_leftovers(mark(config))
+        journal = Journal(ledger)
+        if journal.recovered:
+            progress.note(f"going on with {journal.recovered} measurements from {ledger.path}")
+        clock = Clock(config.limits, journal)
+        journal.note("campaign", {"config": config.plain()})
+        try:
+            result = _tune(config, journal, clock, progress, samples)
+        except Stopped as stopped:
+            journal.note("stopped", {"reason": str(stopped)})
+            raise
+        finally:
+            if left := end_leftovers(mark(config)):
+                progress.note(f"{left} processes that candidates had left behind were ended")
+        journal.note("finished", asdict(journal.spent()))
+        return result
+
+
+def _tune(
+    config: CampaignConfig,
+    journal: Journal,
+    clock: Clock,
+    progress: Progress,
+    samples: Sequence[Sample],
+) -> CampaignResult:
+    with Measurer(config, journal) as measurer:
         if config.model.targets is None:
-            return _run_steps(_start(config, measurer, progress, Records(ledger.append)))
+            state = _start(config, measurer, clock, progress, Records(journal.keep), samples)
+            return _run_steps(state)
         progress.note("starting the measuring process and building the model")
         names = measurer.targets(min(config.seq_lens))
-        measurer.close()
-        return _tune_targets(config, ledger, names, progress)
-
-
-def _tune_targets(
-    config: CampaignConfig, ledger: Ledger, names: Sequence[str], progress: Progress
-) -> CampaignResult:
-    """Tune each distinct target. One that cannot meet the budgets does not keep others from it."""
     found: dict[str, CampaignResult] = {}
     failed: dict[str, BudgetError] = {}
     for place, name in enumerate(names, 1):
         progress.part(f"target {name}", place, len(names))
-        ledger.append("target", {"target": name})
-        with Measurer(config, ledger, name) as measurer:
+        journal.note("target", {"target": name})
+        with Measurer(config, journal, name) as measurer:
             try:
-                records = Records(ledger.append, name)
-                found[name] = _run_steps(_start(config, measurer, progress, records, name))
+                records = Records(journal.keep, name)
+                state = _start(config, measurer, clock, progress, records, samples, name)
+                found[name] = _run_steps(state)
             except BudgetError as error:
+                # one that cannot meet the budgets does not keep others from it
                 failed[name] = error
-                ledger.append("target", {"target": name, "status": "refused", "reason": str(error)})
+                journal.note("target", {"target": name, "status": "refused", "reason": str(error)})
                 progress.note(f"target {name} is left out: {error}")
+    return _together(found, failed)
+
+
+def _together(
+    found: Mapping[str, CampaignResult], failed: Mapping[str, BudgetError]
+) -> CampaignResult:
+    """The results of all targets as one."""
     if not found:
         lines = "\n".join(f"target {name}: {error}" for name, error in failed.items())
         lowest = max(error.lowest_bytes for error in failed.values())
@@ -92,14 +138,17 @@ def _tune_targets(
             for kind, score in result.scores.items()
         },
         tuple(dict.fromkeys(path for result in found.values() for path in result.files)),
+        tuple(dict.fromkeys(one for result in found.values() for one in result.samples)),
     )
 
 
 def _start(
     config: CampaignConfig,
     measurer: Measurer,
+    clock: Clock,
     progress: Progress,
     records: Records,
+    samples: Sequence[Sample],
     target: str = "",
 ) -> State:
     progress.note("starting the measuring process and building the model")
@@ -108,7 +157,9 @@ def _start(
         f"device {environment['device_name']}: {ceilings.copy_bytes_per_s / 1e9:.1f} GB/s, "
         f"{ceilings.matmul_flops_per_s / 1e9:.0f} GFLOP/s, {ceilings.launch_s * 1e6:.1f} us an op"
     )
-    return State(config, measurer, progress, records, target, environment, ceilings)
+    state = State(config, measurer, progress, records, target, environment, ceilings, clock)
+    state.samples.extend(samples)
+    return state
 
 
 def _run_steps(state: State) -> CampaignResult:
@@ -120,9 +171,10 @@ def _run_steps(state: State) -> CampaignResult:
     choose_model(state)
     results = []
     files: dict[Path, None] = {}
-    for one in state.lengths:
-        run_rounds(state, one)
-        result = finish(state, one)
+    for place, one in enumerate(state.lengths):
+        allowance = state.clock.allowance(len(state.lengths) - place)
+        run_rounds(state, one, allowance)
+        result = finish(state, one, allowance)
         assert one.cost is not None
         state.records.finished(result, one.analysis, one.cost)
         results.append(result)
@@ -132,10 +184,13 @@ def _run_steps(state: State) -> CampaignResult:
     if not files:
         raise MeasurementError(
             "no plan could be confirmed at any length; the ledger "
-            f"{state.config.output / 'ledger.jsonl'} says why, run by run"
+            f"{state.config.output / 'ledger.jsonl'} says why, run by run. Where limits ended it, "
+            "raise them and run again: it goes on where it is"
         )
     assert state.model is not None
-    return CampaignResult(tuple(results), state.model.kind, state.scores, tuple(files))
+    return CampaignResult(
+        tuple(results), state.model.kind, state.scores, tuple(files), tuple(state.samples)
+    )
 
 
 def _expect(state: State) -> None:

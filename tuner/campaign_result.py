@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cost_models.base import Sample
 from cost_models.scoring import Score
 from search_space.budget import Budget
 from tuner.config import CampaignConfig
 from tuner.database import PlanRow, Reference
-from tuner.measurer import Confirmed
+from tuner.measured import Confirmed
 from tuner.runtime.analysis import Analysis
 
 
@@ -51,12 +52,14 @@ class LengthResult:
 
 @dataclass(frozen=True)
 class CampaignResult:
-    """What a campaign found, and how good its cost model was on timings it had not seen."""
+    """What a campaign found, how good its cost model was on timings it had not seen, and all
+    timings that it knew."""
 
     lengths: tuple[LengthResult, ...]
     model_used: str
     scores: Mapping[str, Score]
     files: tuple[Path, ...]
+    samples: tuple[Sample, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,16 @@ and 1 for failed work; ``--debug`` shows the traceback as well.
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from search_space.errors import AutoChunkError, ConfigError
+
+if TYPE_CHECKING:
+    from tuner.config import CampaignConfig
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -24,9 +29,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"autochunk: error: {error}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
-        print("autochunk: interrupted; what was measured is in the ledger", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as stopped:
+        print(
+            "autochunk: stopped; what was measured is in the ledger, the best so far in the plan "
+            "database. The same command goes on from there", file=sys.stderr,
+        )  # fmt: skip
+        return 128 + int(getattr(stopped, "signal", signal.SIGINT))
     except Exception as error:
         if options.debug:
             raise
@@ -55,9 +63,10 @@ def _parser() -> argparse.ArgumentParser:
     _add_set(inspect)
     inspect.set_defaults(command=_inspect)
 
-    tune = commands.add_parser("tune", parents=[shared], help="run a campaign")
+    tune = commands.add_parser("tune", parents=[shared], help="run a campaign, or go on with one")
     tune.add_argument("config", type=Path, metavar="CONFIG", help="campaign YAML")
     tune.add_argument("--dry-run", action="store_true", help="only say what would be done")
+    tune.add_argument("--fresh", action="store_true", help="start over; the old ledger is kept")
     _add_set(tune)
     tune.set_defaults(command=_tune)
 
@@ -95,16 +104,18 @@ def _add_set(parser: argparse.ArgumentParser) -> None:
 def _inspect(options: argparse.Namespace) -> int:
     from cost_models.select import mib
     from search_space.errors import BudgetError
-    from tuner.config import load_config
     from tuner.inspect_model import analytic_frontier, inspect_lengths, sparkline
+    from tuner.sweep import load_sweep
     from tuner.tables import analytic_table, classes_table
     from tuner.terminal import make_console
 
-    config = load_config(options.config, options.overrides)
+    config, *others = load_sweep(options.config, options.overrides)
     if options.seq_len is not None and options.seq_len < 1:
         raise ConfigError(f"--seq-len must be a positive whole number, got {options.seq_len}")
     length = config.seq_lens[0] if options.seq_len is None else options.seq_len
     console = make_console()
+    if others:
+        console.print(f"the first of {len(others) + 1} campaigns of the sweep", highlight=False)
     unmet: list[BudgetError] = []
     for one in inspect_lengths(config, (length,)):
         profile = one.analysis.memory.profile()
@@ -133,35 +144,57 @@ def _inspect(options: argparse.Namespace) -> int:
 
 
 def _tune(options: argparse.Namespace) -> int:
-    from tuner.campaign import run_campaign
     from tuner.campaign_result import plan_campaign
-    from tuner.config import load_config
     from tuner.inspect_model import inspect_lengths
-    from tuner.tables import dry_run_table, print_result
-    from tuner.terminal import Terminal, make_console
+    from tuner.sweep import load_sweep
+    from tuner.tables import dry_run_table
+    from tuner.terminal import make_console
 
-    config = load_config(options.config, options.overrides)
+    configs = load_sweep(options.config, options.overrides)
+    if not options.dry_run:
+        return _tune_all(configs, fresh=options.fresh)
     console = make_console()
-    if options.dry_run:
+    for config in configs:
+        if len(configs) > 1:
+            console.print(f"{config.model.id}:", highlight=False)
         found = inspect_lengths(config, config.seq_lens)
         for target in dict.fromkeys(one.target for one in found):
             analyses = {one.length: one.analysis for one in found if one.target == target}
             if target:
                 console.print(f"target {target}:", highlight=False)
             console.print(dry_run_table(plan_campaign(config, analyses)))
-        return 0
+    return 0
+
+
+def _tune_all(configs: Sequence[CampaignConfig], *, fresh: bool) -> int:
+    """Run campaigns; the exit code is 1 where one failed or a budget is not met."""
+    from tuner.sweep import run_sweep
+    from tuner.tables import print_result
+    from tuner.terminal import Terminal, make_console
+
+    console = make_console()
     with Terminal(make_console(stderr=True)) as progress:
-        result = run_campaign(config, progress)
-    print_result(console, result)
-    console.print(
-        f"every measurement is in {config.output / 'ledger.jsonl'}; for a page that shows what was "
-        f"found: autochunk report {config.output}", highlight=False,
-    )  # fmt: skip
-    unmet = [(one.length, b.budget) for one in result.lengths for b in one.budgets if b.row is None]
-    for length, budget in unmet:
-        print(f"autochunk: no confirmed plan meets budget {budget} at length {length}; the ledger "
-              "says why", file=sys.stderr)  # fmt: skip
-    return 1 if unmet else 0
+        members = run_sweep(configs, progress, fresh=fresh)
+    failed = [member for member in members if member.error is not None]
+    if len(members) == 1 and failed and failed[0].error is not None:
+        raise failed[0].error
+    unmet = 0
+    for member in members:
+        if member.result is None:
+            print(f"autochunk: {member.config.model.id}: {member.error}", file=sys.stderr)
+            continue
+        print_result(console, member.result)
+        output = member.config.output
+        console.print(
+            f"every measurement is in {output / 'ledger.jsonl'}; for a page that shows what was "
+            f"found: autochunk report {output}", highlight=False,
+        )  # fmt: skip
+        for one in member.result.lengths:
+            for budget in (found.budget for found in one.budgets if found.row is None):
+                unmet += 1
+                print(f"autochunk: no confirmed plan meets budget {budget} at length {one.length}; "
+                      "the ledger says why", file=sys.stderr)  # fmt: skip
+    return 1 if failed or unmet else 0
 
 
 def _report(options: argparse.Namespace) -> int:

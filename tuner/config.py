@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,11 @@ import yaml
 
 from search_space.budget import Budget, parse_budget
 from search_space.errors import ConfigError
+from tuner.config_values import PRESETS, Parser, duration, memory, optional, with_preset
 
 SAMPLERS = ("tpe", "nsga2", "random", "exhaustive")
 KINDS = ("auto", "learned", "roofline", "macro_micro")
+ENGINES = ("local", "ray")
 DTYPES = ("float32", "float16", "bfloat16", "float64")
 
 
@@ -60,7 +62,9 @@ class CostModelConfig:
 @dataclass(frozen=True, slots=True)
 class ConfirmConfig:
     """Real runs: plans a budget and round, warm-up and measured runs, hard timeout of one
-    measurement, and the tolerance of outputs against the unchunked model's."""
+    measurement, and the tolerance of outputs against the unchunked model's. ``interval`` is the
+    relative width of the 95 % interval at which finalists are known well enough to stop repeating;
+    ``wait_s`` how long a measurement waits at most for a device that others keep busy."""
 
     top_k: int = 3
     warmup: int = 1
@@ -68,6 +72,30 @@ class ConfirmConfig:
     timeout_s: float = 300.0
     rtol: float = 1e-4
     atol: float = 1e-5
+    interval: float = 0.02
+    wait_s: float = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class LimitsConfig:
+    """When a campaign ends, whatever is left to do: seconds of its own, seconds that devices are
+    busy for it, and plans that are run; all sessions together. None is no limit."""
+
+    wall_s: float | None = None
+    device_s: float | None = None
+    runs: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """Where measurements run: ``local`` or ``ray``; how many at once (0: one a GPU, one on a CPU);
+    the address of the Ray cluster (None: the one at hand, or a new one on this machine); and the
+    host memory that measuring processes may take together (None: nine tenths of what is free)."""
+
+    kind: str = "local"
+    slots: int = 0
+    address: str | None = None
+    host_memory_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -86,13 +114,15 @@ class CampaignConfig:
     output: Path
     plans: Path
     folder: Path
+    preset: str | None = None
+    limits: LimitsConfig = LimitsConfig()
+    engine: EngineConfig = EngineConfig()
 
     def plain(self) -> dict[str, Any]:
         """As plain values, the way a campaign file would say it."""
         return {name: value for name, value in _plain(self).items() if name != "folder"}
 
 
-Parser = Callable[[str, Any], Any]
 _REQUIRED = object()
 
 
@@ -219,11 +249,23 @@ _CONFIRM = _defaults(
     ConfirmConfig,
     {
         "top_k": _count, "warmup": _whole, "repeats": _count, "timeout_s": _amount,
-        "rtol": _amount, "atol": _amount,
+        "rtol": _amount, "atol": _amount, "interval": _amount, "wait_s": _amount,
+    },
+)  # fmt: skip
+_LIMITS = _defaults(
+    LimitsConfig,
+    {"wall_s": optional(duration), "device_s": optional(duration), "runs": optional(_count)},
+)
+_ENGINE = _defaults(
+    EngineConfig,
+    {
+        "kind": _one_of(ENGINES), "slots": _whole, "address": optional(_text),
+        "host_memory_bytes": optional(memory),
     },
 )  # fmt: skip
 _CAMPAIGN: Mapping[str, tuple[Parser, Any]] = {
     "campaign": (_text, _REQUIRED),
+    "preset": (optional(_one_of(tuple(PRESETS))), None),
     "model": (_section(ModelConfig, _MODEL), _REQUIRED),
     "seq_lens": (_lengths, _REQUIRED),
     "device": (_device, "auto"),
@@ -231,6 +273,8 @@ _CAMPAIGN: Mapping[str, tuple[Parser, Any]] = {
     "search": (_section(SearchConfig, _SEARCH), {}),
     "cost_model": (_section(CostModelConfig, _COST_MODEL), {}),
     "confirm": (_section(ConfirmConfig, _CONFIRM), {}),
+    "limits": (_section(LimitsConfig, _LIMITS), {}),
+    "engine": (_section(EngineConfig, _ENGINE), {}),
     "output": (_path, None),
     "plans": (_path, "plans"),
 }
@@ -245,6 +289,19 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> CampaignConfig:
     Raises:
         ConfigError: the file or an override is wrong; names the key, the cause and the remedy.
     """
+    data = read_values(path, overrides)
+    try:
+        return parse_config(data, path.resolve().parent)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def read_values(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The values of a campaign file, overrides included, as they stand there.
+
+    Raises:
+        ConfigError: the file cannot be read, or an override is wrong.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -254,10 +311,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> CampaignConfig:
         raise ConfigError(f"{path} must hold a mapping of keys, got {type(data).__name__}")
     for override in overrides:
         _override(data, override)
-    try:
-        return parse_config(data, path.resolve().parent)
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from error
+    return data
 
 
 def parse_config(data: Mapping[str, Any], folder: Path) -> CampaignConfig:
@@ -266,7 +320,9 @@ def parse_config(data: Mapping[str, Any], folder: Path) -> CampaignConfig:
     Raises:
         ConfigError: a key is missing, unknown, or has a wrong value.
     """
-    values = _read(data, _CAMPAIGN, "")
+    if "sweep" in data:
+        raise ConfigError("sweep: names several campaigns; this takes a file of one")
+    values = _read(with_preset(data), _CAMPAIGN, "")
     if values["output"] is None:
         values["output"] = Path("runs") / values["campaign"]
     return CampaignConfig(**values, folder=folder)

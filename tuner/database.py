@@ -195,10 +195,13 @@ def change_file(
 
 
 def replace_lengths(old: GraphEntry, new: GraphEntry) -> GraphEntry:
-    """What is new, and of the old what is of other shapes."""
-    shapes = {entry.shapes for entry in new.lengths}
+    """What is new, and of the old what is of other shapes. What a campaign has only begun to tune
+    stands back behind what another one finished."""
+    finished = {entry.shapes for entry in old.lengths if not entry.incomplete}
+    added = [e for e in new.lengths if not (e.incomplete and e.shapes in finished)]
+    shapes = {entry.shapes for entry in added}
     kept = [entry for entry in old.lengths if entry.shapes not in shapes]
-    lengths = sorted([*kept, *new.lengths], key=lambda entry: (entry.length, entry.shapes))
+    lengths = sorted([*kept, *added], key=lambda entry: (entry.length, entry.shapes))
     return GraphEntry(new.fingerprint, new.environment, new.symbols, new.budget, tuple(lengths))
 
 

@@ -53,12 +53,14 @@ class Reference:
 
 @dataclass(frozen=True)
 class LengthEntry:
-    """What is known at one length: full input shapes, the eager model, confirmed plans by peak."""
+    """What is known at one length: full input shapes, the eager model, confirmed plans by peak.
+    ``incomplete`` marks the best so far of a campaign that was stopped or still runs."""
 
     length: int
     shapes: Shapes
     eager: Reference
     frontier: tuple[PlanRow, ...]
+    incomplete: bool = False
 
 
 @dataclass(frozen=True)

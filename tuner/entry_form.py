@@ -61,6 +61,7 @@ def encode_graph(entry: GraphEntry) -> dict[str, Any]:
                 "peak_bytes": item.eager.peak_bytes,
                 "latency_ms": round(item.eager.latency_ms, 4),
             }),
+            **({"incomplete": True} if item.incomplete else {}),
             "frontier": [Flow(_encode_row(row, names)) for row in item.frontier],
         })  # fmt: skip
     return {
@@ -115,7 +116,7 @@ def _decode_length(
     eager = Reference(int(item["eager"]["peak_bytes"]), float(item["eager"]["latency_ms"]))
     shapes = tuple(tuple(int(size) for size in shape) for shape in item["shapes"])
     rows = tuple(_decode_row(fingerprint, one, regions) for one in item["frontier"])
-    return LengthEntry(length, shapes, eager, rows)
+    return LengthEntry(length, shapes, eager, rows, bool(item.get("incomplete", False)))
 
 
 def _decode_row(fingerprint: str, row: Sequence[Any], regions: Regions) -> PlanRow:

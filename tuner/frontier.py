@@ -11,6 +11,10 @@ NOISE = 0.02
 """Two ratios of CPU time closer than this are the same: repeated runs differ by as much."""
 
 
+WIDEST = 0.1
+"""Ratios this far apart are different even where their intervals overlap: a poor measurement must
+not hand every budget to the slowest plan."""
+
 SLOWEST = 1.5
 """The least memory is sought among plans no slower than this many times the reference."""
 
@@ -18,12 +22,13 @@ SLOWEST = 1.5
 def frontier(rows: Sequence[PlanRow], noise: float = NOISE) -> tuple[PlanRow, ...]:
     """The rows that no other beats in both memory and time, ascending by peak.
 
-    A row of a higher peak must be faster by more than the noise; ties go to the lower peak, then to
-    the plan with fewer and larger chunks, so that equal measurements give one answer.
+    A row of a higher peak must be faster by more than the noise (:func:`tied`); ties go to the
+    lower peak, then to the plan with fewer and larger chunks, so that equal measurements give one
+    answer.
     """
     kept: list[PlanRow] = []
     for row in sorted(rows, key=_canonical):
-        if kept and row.ratio >= kept[-1].ratio * (1 - noise):
+        if kept and (row.ratio >= kept[-1].ratio or tied(kept[-1], row, noise)):
             continue
         if kept and row.peak_bytes == kept[-1].peak_bytes:
             kept.pop()
@@ -44,9 +49,16 @@ def best_within(
     fitting = [row for row in rows if row.peak_bytes <= budget_bytes]
     if not fitting:
         return None
-    best = min(row.ratio for row in fitting)
-    # what is as fast within the noise is a tie
-    return min((row for row in fitting if row.ratio <= best * (1 + NOISE)), key=_canonical)
+    best = min(fitting, key=lambda row: (row.ratio, *_canonical(row)))
+    return min((row for row in fitting if tied(row, best)), key=_canonical)
+
+
+def tied(slower: PlanRow, faster: PlanRow, noise: float = NOISE) -> bool:
+    """Whether no winner can be told: ratios closer than the noise, or intervals that overlap."""
+    if slower.ratio <= faster.ratio * (1 + noise):
+        return True
+    overlap = slower.ratio_low <= faster.ratio_high
+    return overlap and slower.ratio <= faster.ratio * (1 + WIDEST)
 
 
 def _canonical(row: PlanRow) -> tuple[object, ...]:

@@ -1,92 +1,51 @@
-"""The campaign's side of measuring: requests to the isolated process, records in the ledger."""
+"""The campaign's side of measuring: what is known already, requests for the rest, and records."""
 
 from __future__ import annotations
 
-import os
+import base64
 import pickle
-import sys
-import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from functools import partial
+from typing import Any, TypeVar
 
 from cost_models.ceilings import Ceilings
 from search_space import errors
 from search_space.classes import RegionClass
-from search_space.errors import AutoChunkError, MeasurementError
-from search_space.graph import Graph
+from search_space.errors import AutoChunkError, ConfigError, MeasurementError
 from search_space.plan import Plan, encode_plan, encode_regions
 from tuner.config import CampaignConfig
-from tuner.ledger import Ledger
-from tuner.measure.isolate import Isolated
-from tuner.measure.protocol import Repeats, Samples
-from tuner.measure.variables import QUIET
+from tuner.engine.pool import Pool
+from tuner.engine.slots import make_slots
+from tuner.journal import MOST_DEATHS, Journal, identity
+from tuner.ledger import Record
+from tuner.measure.protocol import Repeats, Samples, Status
+from tuner.measured import Baseline, Confirmed, Described
 
+T = TypeVar("T")
 Row = dict[str, Any]
 
-
-@dataclass(frozen=True)
-class Described:
-    """A length as captured: the graph, its symbols' values, and all input shapes.
-
-    ``eager_peak_bytes`` is what a run without data says (0 where it cannot), ``free_bytes`` the
-    device's memory at hand.
-    """
-
-    length: int
-    graph: Graph
-    bindings: Mapping[str, int]
-    shapes: tuple[tuple[int, ...], ...]
-    eager_peak_bytes: int
-    free_bytes: int
-
-
-@dataclass(frozen=True)
-class Baseline:
-    """The eager model at a length; ``status`` other than ok says why there are no numbers."""
-
-    status: str
-    reason: str
-    peak_bytes: int = 0
-    eager: Samples = Samples((), ())
-    unchunked: Samples = Samples((), ())
-
-
-@dataclass(frozen=True)
-class Confirmed:
-    """One plan's real run. Without an ``ok`` there may be no samples. ``requested_bytes`` is the
-    peak without what the allocator rounds up, which is what can be predicted."""
-
-    plan: Plan
-    status: str
-    reason: str
-    peak_bytes: int = 0
-    requested_bytes: int = 0
-    predicted_bytes: int = 0
-    max_abs_diff: float = 0.0
-    samples: Samples = Samples((), ())
-    reference: Samples = Samples((), ())
+# what a measurement depends on of its environment; the rest says how it was found
+_DEVICE = ("device_name", "torch", "cuda", "threads", "tf32", "capability", "dtype")
 
 
 class Measurer:
-    """Asks the measuring process and records every answer.
+    """Measures what the journal does not know yet, and records every answer.
+
+    Several threads may ask at once; each request waits for a free slot of the engine.
 
     Args:
         config: resolved, with a real device.
         target: the submodule to measure in place of the whole model, or an empty text.
     """
 
-    def __init__(self, config: CampaignConfig, ledger: Ledger, target: str = "") -> None:
+    def __init__(self, config: CampaignConfig, journal: Journal, target: str = "") -> None:
         self._config = config
-        self._ledger = ledger
-        paths = os.pathsep.join(dict.fromkeys([*(p for p in sys.path if p), str(Path.cwd())]))
-        self._process = Isolated(
-            "tuner.worker:Session",
-            {"config": config.plain(), "folder": str(config.folder), "target": target},
-            log=config.output / "measuring.log",
-            environment={"PYTHONPATH": paths, **QUIET},
-        )
+        self._journal = journal
+        self._target = target
+        self._pool = Pool(make_slots(config, target))
+        self._device: dict[str, str] = {}
+        self._graphs: dict[int, str] = {}
 
     def __enter__(self) -> Measurer:
         return self
@@ -95,8 +54,17 @@ class Measurer:
         self.close()
 
     def close(self) -> None:
-        """End the measuring process; may be called again."""
-        self._process.close()
+        """End all measuring processes; may be called again."""
+        self._pool.close()
+
+    @property
+    def size(self) -> int:
+        """How many measurements can run at once."""
+        return self._pool.size
+
+    def map(self, calls: Sequence[Callable[[], T]]) -> list[T]:
+        """Results of several measurements in order, as many at once as there are slots."""
+        return self._pool.map(calls)
 
     def targets(self, length: int) -> tuple[str, ...]:
         """The first target of each distinct graph, as the model is at a length.
@@ -114,9 +82,21 @@ class Measurer:
         Raises:
             MeasurementError: the process could not answer.
         """
-        reply = self._must({"job": "environment"}, "the device could not be measured")
-        self._ledger.append("environment", reply)
-        return reply["environment"], Ceilings(**reply["ceilings"])
+        what = "the device could not be measured"
+        replies = self._pool.each({"job": "environment"}, self._config.confirm.timeout_s)
+        found = [dict(self._checked(reply, what)["environment"]) for reply in replies]
+        environment = found[0]
+        self._device = _identifying(environment)
+        for other in found:
+            if _identifying(other) != self._device:
+                raise ConfigError(
+                    "a campaign tunes for one kind of device, but its slots have "
+                    f"{_identifying(other)} and {self._device}; name one kind, or fewer slots"
+                )
+        key = identity("ceilings", device=self._device)
+        record = self._measured("environment", key, {"environment": environment},
+                                {"job": "ceilings"})  # fmt: skip
+        return environment, Ceilings(**self._checked(record, what)["ceilings"])
 
     def describe(self, length: int) -> Described:
         """Capture the model at a length.
@@ -125,31 +105,37 @@ class Measurer:
             CaptureError, ConfigError: the user's model or inputs do not allow it.
             MeasurementError: the process could not answer.
         """
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "graph.pickle"
-            reply = self._must(
-                {"job": "describe", "length": length, "path": str(path)},
-                f"the model could not be captured at length {length}",
-            )
-            graph, bindings, shapes = pickle.loads(path.read_bytes())  # our own child's
+        what = f"the model could not be captured at length {length}"
+        reply = self._must({"job": "describe", "length": length}, what)
+        # our own child's
+        graph, bindings, shapes = pickle.loads(base64.b64decode(reply["described"]))
+        self._graphs[length] = graph.fingerprint
         return Described(
             length, graph, bindings, shapes, reply["eager_peak_bytes"], reply["free_bytes"]
         )
 
-    def baseline(self, length: int, fingerprint: str) -> Baseline:
+    def baseline(self, length: int) -> Baseline:
         """The eager model and the unchunked capture, whose peak and latency all else is set
         against."""
-        reply = self._request(
-            {"job": "baseline", "length": length, "repeats": asdict(self._repeats())}
-        )
-        self._ledger.append("baseline", {"length": length, "graph": fingerprint, **reply})
-        if reply["status"] != "ok":
-            return Baseline(reply["status"], reply["reason"])
-        samples = reply["samples"]
+        record = self._measured(
+            "baseline", self._key("baseline", length), self._row(length),
+            {"job": "baseline", "length": length, "repeats": asdict(self._repeats())},
+        )  # fmt: skip
+        if record["status"] != "ok":
+            return Baseline(record["status"], record["reason"])
+        samples = record["samples"]
         return Baseline(
-            "ok", "", reply["peak"]["activation_bytes"], _samples(samples["eager"]),
+            "ok", "", record["peak"]["activation_bytes"], _samples(samples["eager"]),
             _samples(samples["unchunked"]),
         )  # fmt: skip
+
+    def no_baseline(self, length: int, status: str, reason: str) -> Baseline:
+        """Record an eager model that was not run at all."""
+        key = self._key("no baseline", length)
+        if self._journal.known(key) is None:
+            row = {"key": key, **self._row(length), "status": status, "reason": reason}
+            self._journal.commit([("baseline", row)])
+        return Baseline(status, reason)
 
     def region(
         self, length: int, item: RegionClass, chunk_sizes: Sequence[int], budget_s: float
@@ -157,109 +143,183 @@ class Measurer:
         """One class timed alone: ``whole``, and each chunk size under its text; None if that
         failed (the ledger says how)."""
         repeats = Repeats(warmup=1, repeats=3, most=6, budget_s=budget_s, tight=0.05)
-        reply = self._request({
-            "job": "region",
+        request = {
             "length": length,
             "regions": encode_regions(item.regions[:1]),
             "chunk_sizes": list(chunk_sizes),
-            "repeats": asdict(repeats),
-        })  # fmt: skip
-        self._ledger.append("region", {"length": length, "class": item.key, **reply})
-        if reply["status"] != "ok":
+        }
+        key = self._key("region", length, regions=request["regions"], sizes=request["chunk_sizes"])
+        record = self._measured(
+            "region", key, {**self._row(length), "class": item.key},
+            {"job": "region", **request, "repeats": asdict(repeats)},
+        )  # fmt: skip
+        if record["status"] != "ok":
             return None
-        return {name: _samples(found) for name, found in reply["samples"].items()}
+        return {name: _samples(found) for name, found in record["samples"].items()}
 
     def check(self, length: int, plan: Plan, reference: Plan | None) -> Confirmed:
         """Run a plan once: its peak, and whether its outputs are the eager model's (or those of a
         reference plan). It has no samples yet."""
-        reply = self._request({
-            "job": "peak",
-            "length": length,
-            "plan": encode_plan(plan),
-            "reference": None if reference is None else encode_plan(reference),
-        })  # fmt: skip
-        if reply["status"] != "ok":
-            row = {"length": length, "plan": encode_plan(plan), **reply}
-            self._ledger.append("plan", row)
-            return Confirmed(plan, reply["status"], reply["reason"])
+        confirm = self._config.confirm
+        request = {"length": length, "plan": encode_plan(plan), "reference": _encoded(reference)}
+        key = self._key(
+            "check", length, plan=request["plan"], reference=request["reference"],
+            rtol=confirm.rtol, atol=confirm.atol,
+        )  # fmt: skip
+        row = {**self._row(length), "stage": "check", "plan": request["plan"]}
+        record = self._measured("check", key, row, {"job": "peak", **request})
+        if record["status"] != "ok":
+            return Confirmed(plan, record["status"], record["reason"])
+        peak = record["peak"]
         return Confirmed(
-            plan, "ok", "", reply["peak"]["activation_bytes"], reply["peak"]["requested_bytes"],
-            reply["predicted_bytes"], reply["max_abs_diff"],
+            plan, "ok", "", peak["activation_bytes"], peak["requested_bytes"],
+            record["predicted_bytes"], record["max_abs_diff"],
         )  # fmt: skip
 
     def together(
-        self, length: int, plans: Sequence[Confirmed], reference: Plan | None, *, more: int = 1
+        self,
+        length: int,
+        plans: Sequence[Confirmed],
+        reference: Plan | None,
+        *,
+        final: bool = False,
     ) -> list[Confirmed]:
-        """Plans that were checked before, timed in turns with each other; up to ``more`` times the
-        configured repeats while their ratios are not known well.
+        """Plans that were checked before, timed in turns with each other.
 
         Where a batch fails, its plans are timed one by one, so that one cannot spoil the others.
+
+        Args:
+            final: time them all on one device, and repeat until their ratios are known well.
         """
-        reply = self._batch(length, plans, reference, more)
-        if reply["status"] != "ok" and len(plans) > 1:
-            return [done for one in plans
-                    for done in self.together(length, [one], reference, more=more)]  # fmt: skip
-        return self._timed(length, plans, reference, reply)
-
-    def _batch(
-        self, length: int, plans: Sequence[Confirmed], reference: Plan | None, more: int
-    ) -> Row:
-        request = {
-            "job": "plans",
-            "length": length,
-            "plans": [encode_plan(one.plan) for one in plans],
-            "reference": None if reference is None else encode_plan(reference),
-            "repeats": asdict(self._repeats(more)),
+        stage = "final" if final else "timed"
+        timeout_s = self._config.confirm.timeout_s
+        keys = {
+            one.plan: self._key(
+                stage, length, plan=encode_plan(one.plan), reference=_encoded(reference)
+            )
+            for one in plans
         }
-        return self._request(request, times=1 + len(plans))
-
-    def _timed(
-        self, length: int, plans: Sequence[Confirmed], reference: Plan | None, reply: Row
-    ) -> list[Confirmed]:
-        """What a batch gave each of its plans, recorded."""
-        found = []
-        for place, one in enumerate(plans):
-            if reply["status"] == "ok":
-                samples = reply["samples"]
-                own, beside = samples[str(place)], samples["reference"]
-                done = replace(one, samples=_samples(own), reference=_samples(beside))
-            else:
-                done = replace(one, status=reply["status"], reason=reply["reason"])
-            found.append(done)
-            self._ledger.append("plan", {
-                "length": length,
-                "plan": encode_plan(one.plan),
-                "reference": "eager" if reference is None else encode_plan(reference),
-                "status": done.status,
-                "reason": done.reason,
-                "peak_bytes": done.peak_bytes,
-                "requested_bytes": done.requested_bytes,
-                "predicted_bytes": done.predicted_bytes,
-                "max_abs_diff": done.max_abs_diff,
-                "samples": done.samples.plain(),
-                "reference_samples": done.reference.plain(),
-            })  # fmt: skip
-        return found
+        missing = [one for one in plans if self._journal.known(keys[one.plan], timeout_s) is None]
+        time_part = partial(self._time, length, keys, reference, stage)
+        parts = [missing] if final else _parts(missing, self._pool.size)
+        self.map([partial(time_part, part) for part in parts if part])
+        return [self._timed(one, self._journal.known(keys[one.plan])) for one in plans]
 
     def not_run(self, length: int, plan: Plan, status: str, reason: str) -> Confirmed:
         """Record a plan that was not run at all."""
-        self._ledger.append(
-            "plan",
-            {"length": length, "plan": encode_plan(plan), "status": status, "reason": reason},
-        )
+        key = self._key("not run", length, plan=encode_plan(plan))
+        if self._journal.known(key) is None:
+            row = {**self._row(length), "plan": encode_plan(plan)}
+            self._journal.commit(
+                [("plan", {"key": key, **row, "status": status, "reason": reason})]
+            )
         return Confirmed(plan, status, reason)
 
-    def _repeats(self, more: int = 1) -> Repeats:
-        confirm = self._config.confirm
-        return Repeats(
-            confirm.warmup, confirm.repeats, more * confirm.repeats, budget_s=confirm.timeout_s / 6
+    def _time(
+        self,
+        length: int,
+        keys: Mapping[Plan, str],
+        reference: Plan | None,
+        stage: str,
+        plans: Sequence[Confirmed],
+    ) -> None:
+        """Time plans in turns and record what each of them gave."""
+        own = [keys[one.plan] for one in plans]
+        deaths = max(map(self._journal.deaths, own))
+        if deaths >= MOST_DEATHS // 2 and len(plans) > 1:
+            reply = {"status": Status.CRASH.value, "reason": _deadly(deaths)}
+        else:
+            what = {"what": stage, **self._row(length)}
+            request = {
+                "job": "plans",
+                "length": length,
+                "plans": [encode_plan(one.plan) for one in plans],
+                "reference": _encoded(reference),
+                "repeats": asdict(self._repeats(final=stage == "final")),
+            }
+            reply = self._asked(own, what, request, times=1 + len(plans))
+        if reply["status"] != "ok" and len(plans) > 1:
+            for one in plans:
+                self._time(length, keys, reference, stage, [one])
+            return
+        rows = [
+            (
+                "plan",
+                {
+                    "key": keys[one.plan],
+                    **self._row(length),
+                    "stage": stage,
+                    "reference": "eager" if reference is None else encode_plan(reference),
+                    **_plan_row(one, reply, str(place), len(plans)),
+                },
+            )
+            for place, one in enumerate(plans)
+        ]
+        self._journal.commit(rows)
+
+    def _timed(self, one: Confirmed, record: Record | None) -> Confirmed:
+        if record is None:
+            reason = "its measurement was cut off from outside again and again"
+            return replace(one, status=Status.PREEMPTED.value, reason=reason)
+        return replace(
+            one,
+            status=record["status"],
+            reason=record["reason"],
+            samples=_samples(record["samples"]),
+            reference=_samples(record["reference_samples"]),
+            contended=record.get("contended", 0.0),
         )
 
-    def _request(self, request: Mapping[str, Any], times: int = 1) -> Row:
-        return self._process.request(request, times * self._config.confirm.timeout_s)
+    def _measured(self, kind: str, key: str, row: Row, request: Row) -> Record:
+        """A measurement's record, from the ledger or made now."""
+        known = self._journal.known(key, self._config.confirm.timeout_s)
+        if known is not None:
+            return known
+        reply = self._asked([key], {"what": kind, **row}, request)
+        if reply.pop("suspect", False):
+            # what ran before it in that process may have spoilt the model; the next one is new
+            reply = self._asked([key], {"what": kind, **row}, request)
+            reply.pop("suspect", None)
+        if kind == "check" and reply["status"] != "ok":
+            kind = "plan"  # its last word
+        record = {"key": key, **row, **reply}
+        self._journal.commit([(kind, record)])
+        return record
+
+    def _asked(self, keys: Sequence[str], what: Row, request: Row, times: int = 1) -> Row:
+        """What a slot answers; or a failure where the campaign died of it too often."""
+        deaths = max(map(self._journal.deaths, keys))
+        if deaths >= MOST_DEATHS:
+            return {"status": Status.CRASH.value, "reason": _deadly(deaths)}
+        self._journal.begin(keys, what)
+        timeout_s = times * self._config.confirm.timeout_s
+        reply = self._pool.request(request, timeout_s)
+        if reply["status"] == Status.TIMEOUT:
+            reply["timeout_s"] = self._config.confirm.timeout_s
+        return reply
+
+    def _key(self, kind: str, length: int, **what: Any) -> str:
+        return identity(
+            kind, model=self._config.model.id, graph=self._graphs[length], length=length,
+            device=self._device, **what,
+        )  # fmt: skip
+
+    def _row(self, length: int) -> Row:
+        row: Row = {"length": length, "graph": self._graphs[length]}
+        return {**row, "target": self._target} if self._target else row
+
+    def _repeats(self, *, final: bool = False) -> Repeats:
+        confirm = self._config.confirm
+        most = confirm.repeats * (4 if final else 1)
+        return Repeats(
+            confirm.warmup, confirm.repeats, most, budget_s=confirm.timeout_s / 6,
+            tight=confirm.interval,
+        )  # fmt: skip
 
     def _must(self, request: Mapping[str, Any], what: str) -> Row:
-        reply = self._request(request)
+        return self._checked(self._pool.request(request, self._config.confirm.timeout_s), what)
+
+    def _checked(self, reply: Row, what: str) -> Row:
         if reply["status"] == "ok":
             return reply
         if reply["status"] == "refused":
@@ -268,6 +328,45 @@ class Measurer:
                 raise kind(reply["reason"])
         log = self._config.output / "measuring.log"
         raise MeasurementError(f"{what}: {reply['status']}: {reply['reason']}. The log is {log}")
+
+
+def _identifying(environment: Mapping[str, str]) -> dict[str, str]:
+    return {name: environment[name] for name in _DEVICE if name in environment}
+
+
+def _plan_row(one: Confirmed, reply: Row, place: str, count: int) -> Row:
+    """What a batch gave one of its plans."""
+    good = reply["status"] == "ok"
+    empty = Samples((), ()).plain()
+    return {
+        "plan": encode_plan(one.plan),
+        "status": reply["status"],
+        "reason": reply.get("reason", ""),
+        "peak_bytes": one.peak_bytes,
+        "requested_bytes": one.requested_bytes,
+        "predicted_bytes": one.predicted_bytes,
+        "max_abs_diff": one.max_abs_diff,
+        "samples": reply["samples"][place] if good else empty,
+        "reference_samples": reply["samples"]["reference"] if good else empty,
+        "contended": reply.get("contended", 0.0),
+        "slot": reply.get("slot", ""),
+        "took_s": round(reply.get("took_s", 0.0) / count, 3),
+        **({"timeout_s": reply["timeout_s"]} if "timeout_s" in reply else {}),
+    }
+
+
+def _parts(plans: Sequence[Confirmed], slots: int) -> list[Sequence[Confirmed]]:
+    """A batch for each slot, of two plans or more each: every batch runs the reference too."""
+    count = max(1, min(slots, len(plans) // 2))
+    return [plans[k::count] for k in range(count)]
+
+
+def _deadly(deaths: int) -> str:
+    return f"the campaign itself died {deaths} times while this was measured"
+
+
+def _encoded(plan: Plan | None) -> Row | None:
+    return None if plan is None else encode_plan(plan)
 
 
 def _samples(row: Mapping[str, Sequence[float]]) -> Samples:

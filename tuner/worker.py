@@ -6,8 +6,9 @@ captures and reference outputs are made on demand and kept.
 
 from __future__ import annotations
 
-import os
+import base64
 import pickle
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import partial
@@ -29,13 +30,16 @@ from tuner.factory import Inputs, build, distinct_of, target_subject
 from tuner.measure.backends import backend_for
 from tuner.measure.ceilings import measure_ceilings
 from tuner.measure.compare import compare
-from tuner.measure.protocol import Repeats, Status
+from tuner.measure.confine import available_bytes
+from tuner.measure.protocol import CONTENDED, Repeats, Status
 from tuner.measure.timing import interleave
 from tuner.runtime.apply import Applied, apply_plan
 from tuner.runtime.captures import Captures, Located
 from tuner.runtime.rewrite import body_module, chunk_loop
 
 EAGER = "eager"
+_IMPATIENT_S = 600.0
+"""After a wait for the device that was in vain, the next one is this much later."""
 
 
 class Session:
@@ -57,11 +61,13 @@ class Session:
             self._subject = target_subject(self._subject, targets, spec["target"])
         self._captures = Captures(self._subject.model)
         self._probe = Prober()
+        self._impatient_until = 0.0
         self._inputs: tuple[int, Inputs] | None = None
         self._references: dict[tuple[int, str], Any] = {}
         self._memory: dict[int, tuple[Located, MemoryModel]] = {}
         self._jobs: Mapping[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
             "environment": self._environment,
+            "ceilings": self._ceilings,
             "targets": self._targets,
             "describe": self._describe,
             "baseline": self._baseline,
@@ -85,14 +91,14 @@ class Session:
         return Status.OOM.value, fatal
 
     def _environment(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        found = {**self._backend.environment(), "dtype": self._config.model.dtype}
+        return {"status": "ok", "environment": found}
+
+    def _ceilings(self, request: Mapping[str, Any]) -> dict[str, Any]:
         dtype = getattr(torch, self._config.model.dtype)
         ceilings = measure_ceilings(self._backend, dtype)
         self._backend.settle()
-        return {
-            "status": "ok",
-            "environment": {**self._backend.environment(), "dtype": self._config.model.dtype},
-            "ceilings": asdict(ceilings),
-        }
+        return {"status": "ok", "ceilings": asdict(ceilings)}
 
     def _targets(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """The first target of each distinct graph."""
@@ -101,12 +107,12 @@ class Session:
         return {"status": "ok", "targets": distinct_of(self._subject, patterns, args, kwargs)}
 
     def _describe(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Capture at a length; the graph, which is plain data, goes through a file."""
+        """Capture at a length; the graph, which is plain data, goes as a text."""
         length = request["length"]
         located, _ = self._located(length)
         args, kwargs = self._inputs_at(length)
         graph: Graph = located.captured.graph
-        Path(request["path"]).write_bytes(pickle.dumps((graph, located.bindings, located.shapes)))
+        described = pickle.dumps((graph, located.bindings, located.shapes))
         try:
             eager = eager_peak_bytes(self._subject.model, args, kwargs)
         except CaptureError:
@@ -115,6 +121,7 @@ class Session:
         return {
             "status": "ok",
             "fingerprint": graph.fingerprint,
+            "described": base64.b64encode(described).decode(),
             "eager_peak_bytes": eager,
             "free_bytes": _free_bytes(self._config.device),
         }
@@ -131,12 +138,7 @@ class Session:
         located, _ = self._located(length)
         unchunked = self._applied(Plan(located.captured.graph.fingerprint), length)
         calls = {EAGER: eager, "unchunked": lambda: unchunked(*args, **kwargs)}
-        samples = interleave(self._backend, calls, _repeats(request))
-        return {
-            "status": "ok",
-            "peak": asdict(peak),
-            "samples": {name: found.plain() for name, found in samples.items()},
-        }
+        return {**self._timed(calls, request), "peak": asdict(peak)}
 
     def _region(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """One region alone, on random inputs: whole, and in chunks of several sizes."""
@@ -149,9 +151,9 @@ class Session:
         for size in request["chunk_sizes"]:
             module = chunk_loop(loop, size, body)
             calls[str(size)] = partial(module, *tensors)
-        samples = interleave(self._backend, calls, _repeats(request))
+        timed = self._timed(calls, request)
         self._backend.settle()
-        return {"status": "ok", "samples": {name: found.plain() for name, found in samples.items()}}
+        return timed
 
     def _peak(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """One plan: its peak, and its outputs against the reference's."""
@@ -164,14 +166,26 @@ class Session:
             output, expected, self._config.confirm.rtol, self._config.confirm.atol
         )
         del output
+        spoilt = not difference.equal and self._is_spoilt(length, request["reference"], expected)
         return {
             "status": "ok" if difference.equal else Status.WRONG_OUTPUT.value,
             "reason": difference.reason,
+            **({"suspect": True, "fatal": True} if spoilt else {}),
             "peak": asdict(peak),
             "predicted_bytes": applied.predicted_peak_bytes,
             "max_abs_diff": difference.max_abs,
             "max_rel_diff": difference.max_rel,
         }
+
+    def _is_spoilt(self, length: int, plan: Mapping[str, Any] | None, expected: Any) -> bool:
+        """Whether the reference itself no longer gives what it gave: something that ran here wrote
+        into the model. A model that gives another output at every call does not count."""
+        again, once_more = self._run(length, plan), self._run(length, plan)
+        confirm = self._config.confirm
+        return (
+            compare(again, once_more, confirm.rtol, confirm.atol).equal
+            and not compare(again, expected, confirm.rtol, confirm.atol).equal
+        )
 
     def _plans(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Several plans and the reference, timed in turns."""
@@ -186,8 +200,32 @@ class Session:
         for place, row in enumerate(request["plans"]):
             applied = self._applied(decode_plan(row), length)
             calls[str(place)] = partial(applied, *args, **kwargs)
+        return self._timed(calls, request)
+
+    def _timed(
+        self, calls: Mapping[str, Callable[[], Any]], request: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Calls timed in turns; ``contended`` is the share of the time in which others had the
+        device."""
+        if request["job"] != "region":  # one of many, and soon over
+            self._wait_for_the_device()
         samples = interleave(self._backend, calls, _repeats(request))
-        return {"status": "ok", "samples": {name: found.plain() for name, found in samples.items()}}
+        return {
+            "status": "ok",
+            "samples": {name: found.plain() for name, found in samples.items()},
+            "contended": round(self._backend.contention(), 3),
+        }
+
+    def _wait_for_the_device(self) -> None:
+        """Wait while others keep it busy, but not for ever, and not again and again."""
+        deadline = time.monotonic() + self._config.confirm.wait_s
+        if self._impatient_until > time.monotonic():
+            return
+        while self._backend.contention() >= CONTENDED:
+            if time.monotonic() > deadline:
+                self._impatient_until = time.monotonic() + _IMPATIENT_S
+                return
+            time.sleep(0.5)
 
     def _reference(self, length: int, plan: Mapping[str, Any] | None) -> Any:
         """The output that all plans at a length must give: the eager model's, or a plan's where the
@@ -195,13 +233,15 @@ class Session:
         key = (length, EAGER if plan is None else repr(plan))
         if key not in self._references:
             self._references = {k: v for k, v in self._references.items() if k[0] == length}
-            args, kwargs = self._inputs_at(length)
-            if plan is None:
-                output = self._eager(args, kwargs)()
-            else:
-                output = self._applied(decode_plan(plan), length)(*args, **kwargs)
-            self._references[key] = _to_cpu(output)
+            self._references[key] = self._run(length, plan)
         return self._references[key]
+
+    def _run(self, length: int, plan: Mapping[str, Any] | None) -> Any:
+        """The eager model's output, or a plan's, on the host."""
+        args, kwargs = self._inputs_at(length)
+        if plan is None:
+            return _to_cpu(self._eager(args, kwargs)())
+        return _to_cpu(self._applied(decode_plan(plan), length)(*args, **kwargs))
 
     def _eager(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Callable[[], Any]:
         return lambda: self._subject.model(*args, **kwargs)
@@ -257,13 +297,4 @@ def _free_bytes(device: str) -> int:
     """Memory that activations may take now."""
     if device.startswith("cuda"):
         return int(torch.cuda.mem_get_info(torch.device(device))[0])
-    try:
-        with open("/proc/meminfo", encoding="utf-8") as file:
-            for line in file:
-                if line.startswith("MemAvailable:"):
-                    return int(line.split()[1]) * 1024
-    except OSError:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")  # not Linux
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
+    return available_bytes()

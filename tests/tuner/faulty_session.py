@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
@@ -33,9 +34,20 @@ class Faulty:
         reply: dict[str, Any] = {"status": "ok", "pid": os.getpid(), "count": self._count}
         match request["do"]:
             case "answer":
-                return {**reply, "spec": self._spec, "echo": request.get("echo")}
+                cores = sorted(os.sched_getaffinity(0))
+                return {**reply, "spec": self._spec, "echo": request.get("echo"), "cores": cores}
+            case "take":
+                bytearray(request["bytes"])
             case "sleep":
                 time.sleep(600)
+            case "nap":
+                time.sleep(request["seconds"])
+                return {**reply, "echo": request["echo"]}
+            case "kill at first":
+                with open(request["path"], "ab") as file:
+                    file.write(b".")
+                if os.path.getsize(request["path"]) <= request["times"]:
+                    os.kill(os.getpid(), signal.SIGKILL)
             case "exit":
                 os._exit(3)
             case "leave":
@@ -60,6 +72,12 @@ class Faulty:
                 subprocess.run([sys.executable, "-c", "print('printed by a child')"], check=True)
             case "start":
                 return {**reply, "started": subprocess.Popen(SLEEPER).pid}
+            case "start apart":
+                apart = subprocess.Popen(SLEEPER, start_new_session=True)
+                return {**reply, "started": apart.pid}
+            case "spin without a break":
+                # one long call that never lets another thread run
+                sum(itertools.repeat(0))
             case "start and sleep":
                 path, other = request["path"], subprocess.Popen(SLEEPER)
                 with open(path, "w", encoding="utf-8") as file:
@@ -73,4 +91,4 @@ class Faulty:
         return reply
 
     def classify(self, error: BaseException) -> tuple[str, bool]:
-        return ("oom", False) if isinstance(error, RuntimeError) else ("crash", True)
+        return ("oom", False) if isinstance(error, (RuntimeError, MemoryError)) else ("crash", True)

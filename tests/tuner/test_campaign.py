@@ -189,7 +189,7 @@ def test_a_budget_that_no_plan_meets_stops_before_anything_is_measured(tmp_path:
     with pytest.raises(BudgetError, match=r"budget 0\.01 at length 96.*lowest known needs"):
         run_campaign(parse_config(values, tmp_path))
     kinds = {record["kind"] for record in read_ledger(tmp_path / "runs" / "ledger.jsonl")}
-    assert kinds == {"campaign", "environment", "analysis"}
+    assert kinds == {"campaign", "begin", "environment", "analysis"}
     assert not (tmp_path / "plans").exists()
 
 

@@ -17,6 +17,7 @@ from search_space.budget import Budget
 from search_space.errors import ConfigError
 from tuner.config import (
     DTYPES,
+    ENGINES,
     KINDS,
     SAMPLERS,
     CampaignConfig,
@@ -27,6 +28,7 @@ from tuner.config import (
     load_config,
     parse_config,
 )
+from tuner.config_values import PRESETS, duration
 
 ROOT = Path(__file__).resolve().parents[2]
 SHORTEST: dict[str, Any] = {
@@ -103,6 +105,37 @@ def test_defaults_fill_what_is_not_said() -> None:
     )
 
 
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_fills_what_is_not_said(name: str) -> None:
+    config = parse_config({**SHORTEST, "preset": name, "limits": {"runs": 7}}, ROOT)
+    assert config.preset == name
+    assert config.limits.runs == 7
+    assert config.limits.wall_s == duration("", PRESETS[name]["limits"]["wall_s"])
+    own = {**SHORTEST, "preset": name, "search": {"rounds": 9}, "limits": {"wall_s": None}}
+    config = parse_config(own, ROOT)
+    assert (config.search.rounds, config.limits.wall_s) == (9, None)
+
+
+def test_presets_ask_for_more_from_quick_to_overnight() -> None:
+    quick, standard, overnight = (
+        parse_config({**SHORTEST, "preset": name}, ROOT)
+        for name in ("quick", "standard", "overnight")
+    )
+    for less, more in ((quick, standard), (standard, overnight)):
+        assert less.search.n_trials < more.search.n_trials
+        assert less.confirm.top_k < more.confirm.top_k
+        assert less.limits.wall_s is not None and more.limits.wall_s is not None
+        assert less.limits.wall_s < more.limits.wall_s
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("8h", 28800), ("90m", 5400), ("45s", 45), ("1h30m", 5400), ("2d", 172800), (12.5, 12.5)],
+)
+def test_a_duration_may_take_any_form(text: Any, seconds: float) -> None:
+    assert parsed("limits.wall_s", text) == seconds
+
+
 def test_a_section_may_be_blank(tmp_path: Path) -> None:
     text = yaml.safe_dump(SHORTEST) + "search:\nconfirm:\n"
     config = load_config(write(tmp_path, text))
@@ -120,6 +153,9 @@ NOT_COUNT: tuple[Any, ...] = (0, -1, 1.5, 2.0, "3", True, None, [1])
 NOT_WHOLE: tuple[Any, ...] = (-1, 0.5, "0", False, None, [])
 NOT_AMOUNT: tuple[Any, ...] = (
     -1, -0.1, "many", "", "-0.5", "nan", float("nan"), float("inf"), "inf", True, None, [1.0],
+)  # fmt: skip
+NOT_DURATION: tuple[Any, ...] = (
+    0, -1, "", "h", "8 hours", "1.5h", "0s", "30m1h", float("nan"), float("inf"), True, [1],
 )  # fmt: skip
 NOT_SECTION: tuple[Any, ...] = (3, "tpe", ["sampler"], True)
 
@@ -152,6 +188,18 @@ WRONG: dict[str, tuple[Any, ...]] = {
     "confirm.timeout_s": NOT_AMOUNT,
     "confirm.rtol": NOT_AMOUNT,
     "confirm.atol": NOT_AMOUNT,
+    "confirm.interval": NOT_AMOUNT,
+    "confirm.wait_s": NOT_AMOUNT,
+    "preset": ("fast", "Quick", 1, True, ["quick"]),
+    "limits": NOT_SECTION,
+    "limits.wall_s": NOT_DURATION,
+    "limits.device_s": NOT_DURATION,
+    "limits.runs": (0, -1, 1.5, "3", True, [1]),
+    "engine": NOT_SECTION,
+    "engine.kind": ("Ray", "slurm", 1, None),
+    "engine.slots": NOT_WHOLE,
+    "engine.address": ("", 3, True, ["auto"]),
+    "engine.host_memory_bytes": (0, -1, 0.5, "many", "min", True, [1]),
     "output": (3, "", True, ["runs"]),
     "plans": NOT_TEXT,
 }  # fmt: skip
@@ -472,7 +520,22 @@ campaigns: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
             {},
             optional={
                 "top_k": counts, "warmup": wholes, "repeats": counts, "timeout_s": amounts,
-                "rtol": amounts, "atol": amounts,
+                "rtol": amounts, "atol": amounts, "interval": amounts, "wait_s": amounts,
+            },
+        ),
+        "preset": st.sampled_from((*PRESETS, None)),
+        "limits": st.fixed_dictionaries(
+            {},
+            optional={
+                "wall_s": st.floats(1, 1e6) | st.integers(1, 99).map("{}h".format) | st.none(),
+                "device_s": counts, "runs": counts,
+            },
+        ),
+        "engine": st.fixed_dictionaries(
+            {},
+            optional={
+                "kind": st.sampled_from(ENGINES), "slots": wholes, "address": names,
+                "host_memory_bytes": counts.filter(lambda n: n > 1) | st.just("2GiB"),
             },
         ),
         "output": names,

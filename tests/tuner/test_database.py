@@ -95,6 +95,10 @@ def graph_entry(fingerprint: str = "0f3a", lengths: tuple[int, ...] = (128, 512)
             replace(graph_entry(), lengths=(LengthEntry(64, ((1, 64),), Reference(5, 0.0), ()),)),
             id="eager-could-not-run-and-nothing-fits",
         ),
+        pytest.param(
+            replace(graph_entry(), lengths=(replace(length_entry("0f3a", 64), incomplete=True),)),
+            id="best-so-far",
+        ),
     ],
 )
 def test_what_is_written_is_read_back(tmp_path: Path, entry: GraphEntry) -> None:
@@ -104,6 +108,23 @@ def test_what_is_written_is_read_back(tmp_path: Path, entry: GraphEntry) -> None
     assert read_file(path) == expected
     assert read_database(path) == read_database(tmp_path) == (expected,)
     assert read_file(path).path == path
+
+
+def test_the_best_so_far_gives_way_and_never_takes_the_place_of_what_is_finished(
+    tmp_path: Path,
+) -> None:
+    def written(length: LengthEntry) -> tuple[LengthEntry, ...]:
+        write_graph(tmp_path, DEVICE, MODEL, replace(graph_entry(), lengths=(length,)))
+        return read_file(model_path(tmp_path, DEVICE, MODEL)).graphs[0].lengths
+
+    first, second, done = (length_entry("0f3a", 64, peak=peak) for peak in (9000, 8000, 7000))
+    first, second = replace(first, incomplete=True), replace(second, incomplete=True)
+    assert written(first) == (first,)
+    assert written(second) == (second,)
+    assert written(done) == (done,)
+    assert written(first) == (done,)
+    other = replace(length_entry("0f3a", 128), incomplete=True)
+    assert written(other) == (done, other)
 
 
 def test_a_folder_gives_all_files_or_those_of_one_device(tmp_path: Path) -> None:

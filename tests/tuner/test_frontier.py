@@ -16,8 +16,10 @@ FIRST, SECOND = Region((10, 11), (0, 0)), Region((20, 21), (0, 0))
 UNCHANGED = Plan("f")
 
 
-def row(peak: int, ratio: float, *choices: Choice) -> PlanRow:
-    return PlanRow(Plan("f", choices), peak, peak, 10 * ratio, ratio, ratio - 0.01, ratio + 0.01)
+def row(peak: int, ratio: float, *choices: Choice, within: float = 0.004) -> PlanRow:
+    """A row whose interval is this wide to either side, relative."""
+    low, high = ratio * (1 - within), ratio * (1 + within)
+    return PlanRow(Plan("f", choices), peak, peak, 10 * ratio, ratio, low, high)
 
 
 def test_nothing_has_no_frontier() -> None:
@@ -71,6 +73,18 @@ def test_a_budget_takes_the_fastest_that_fits() -> None:
     assert best_within(rows, 29) == rows[1]
     assert best_within(rows, 10) == rows[0]
     assert best_within(rows, 9) is None
+
+
+def test_no_winner_is_crowned_whose_interval_overlaps_a_lower_peaks() -> None:
+    def pair(within: float, faster: float) -> list[PlanRow]:
+        return [row(10, 1.0, within=within), row(20, faster, within=within)]
+
+    known, unknown = pair(0.01, 0.95), pair(0.04, 0.95)
+    assert (best_within(known, 20), frontier(known)) == (known[1], tuple(known))
+    assert (best_within(unknown, 20), frontier(unknown)) == (unknown[0], (unknown[0],))
+    # however poorly it was measured, a large difference is one
+    large = pair(0.4, 0.85)
+    assert (best_within(large, 20), frontier(large)) == (large[1], tuple(large))
 
 
 def test_no_budget_takes_the_lowest_peak() -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -10,12 +13,15 @@ from typing import Any
 
 import pytest
 
-from tuner.measure.isolate import Isolated
+from tuner.measure import isolate
+from tuner.measure.confine import MARK
+from tuner.measure.isolate import Isolated, end_leftovers
 from tuner.measure.protocol import Status
 
 ROOT = Path(__file__).resolve().parents[2]
 TARGET = "faulty_session:Faulty"
 SOON, LONG = 1.0, 60.0
+PATHS = {"PYTHONPATH": os.pathsep.join((str(ROOT), str(Path(__file__).parent)))}
 
 
 class Started:
@@ -28,13 +34,12 @@ class Started:
     def __call__(
         self, spec: Mapping[str, Any] | None = None, target: str = TARGET, start_s: float = LONG
     ) -> Isolated:
-        folders = (str(ROOT), str(Path(__file__).parent))
         made = Isolated(
             target,
             spec or {},
             log=self.log,
             start_timeout_s=start_s,
-            environment={"PYTHONPATH": os.pathsep.join(folders)},
+            environment=PATHS,
         )
         self.made.append(made)
         return made
@@ -94,8 +99,7 @@ DEATHS = {
     "exit": (Status.CRASH, "exit status 3"),
     "leave": (Status.CRASH, "exit status 4"),
     "abort": (Status.CRASH, "SIGTERM"),
-    # the kernel ends so what takes too much memory
-    "kill": (Status.OOM, "memory"),
+    "kill": (Status.PREEMPTED, "killed from outside"),
     "fail fatally": (Status.CRASH, "Fatal: illegal access"),
 }
 
@@ -114,6 +118,86 @@ def test_after_a_death_the_next_request_has_a_new_process(start: Started, do: st
     assert after["count"] == 1
     assert after["pid"] != before["pid"]
     assert isolated.starts == 2
+
+
+@pytest.mark.parametrize("counts", [(3, 4), (None, None)], ids=["counted", "nobody counts"])
+def test_a_kill_by_the_kernel_is_an_out_of_memory(
+    counts: tuple[int | None, int | None], start: Started, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # the kernel's own count of such kills stands for one, which would take others with it
+    told = iter(counts)
+    monkeypatch.setattr(isolate, "memory_kills", lambda: next(told))
+    reply = start().request({"do": "kill"}, LONG)
+    assert reply["status"] == Status.OOM
+    assert "memory" in reply["reason"]
+
+
+def test_memory_beyond_the_cap_is_refused_to_the_process_alone(tmp_path: Path) -> None:
+    def asked(cap: int) -> tuple[str, str]:
+        with Isolated(
+            TARGET, {}, log=tmp_path / "log", environment=PATHS, memory_bytes=cap
+        ) as isolated:
+            first = isolated.request({"do": "take", "bytes": 2**29}, LONG)
+            assert isolated.request({"do": "answer"}, LONG)["count"] == 2, "it goes on"
+            return first["status"], first.get("reason", "")
+
+    assert asked(2**30) == ("ok", "")
+    assert asked(2**28) == ("oom", "MemoryError: no message")
+
+
+def test_a_process_keeps_to_its_cores(tmp_path: Path) -> None:
+    core = max(os.sched_getaffinity(0))
+    with Isolated(
+        TARGET, {}, log=tmp_path / "log", environment=PATHS, cores=[core]
+    ) as isolated:
+        assert isolated.request({"do": "answer"}, LONG)["cores"] == [core]
+
+
+CAMPAIGN = """
+import os, sys
+from pathlib import Path
+from tuner.measure.isolate import Isolated
+isolated = Isolated(sys.argv[1], {}, log=Path(sys.argv[2]), environment={"A_MARK": sys.argv[3]})
+print(isolated.request({"do": "start"}, 60)["pid"], flush=True)
+isolated.request({"do": sys.argv[4]}, 600)
+"""
+
+
+@pytest.mark.parametrize("do", ["sleep", "spin without a break"])
+def test_a_process_and_all_it_started_end_with_their_campaign(do: str, tmp_path: Path) -> None:
+    campaign = subprocess.Popen(
+        [sys.executable, "-c", CAMPAIGN, TARGET, str(tmp_path / "log"), str(tmp_path), do],
+        stdout=subprocess.PIPE, env={**os.environ, **PATHS},
+    )  # fmt: skip
+    assert campaign.stdout is not None
+    process = int(campaign.stdout.readline())
+    assert is_running(process)
+    text = Path(f"/proc/{process}/task/{process}/children").read_text(encoding="ascii")
+    started = [int(one) for one in text.split()]
+    assert len(started) == 2, "the guard, and what the session started"
+    time.sleep(0.1)
+    campaign.kill()
+    campaign.wait()
+    campaign.stdout.close()
+    assert all(ends(one) for one in [process, *started])
+
+
+def test_what_left_its_group_is_found_by_its_mark_and_ended(tmp_path: Path) -> None:
+    environment = {**PATHS, MARK: str(tmp_path)}
+    with Isolated(TARGET, {}, log=tmp_path / "log", environment=environment) as isolated:
+        gone = isolated.request({"do": "start apart"}, LONG)["started"]
+    assert is_running(gone), "another session's group is not killed"
+    assert end_leftovers(str(tmp_path / "another")) == 0
+    assert end_leftovers(str(tmp_path)) == 1
+    assert ends(gone)
+    assert end_leftovers(str(tmp_path)) == 0
+
+
+def test_a_request_that_is_killed_from_another_thread_comes_back(start: Started) -> None:
+    isolated = start()
+    isolated.request({"do": "answer"}, LONG)
+    threading.Timer(0.2, isolated.kill).start()
+    assert isolated.request({"do": "sleep"}, LONG)["status"] == Status.PREEMPTED
 
 
 def test_a_crash_names_the_log(start: Started) -> None:
@@ -164,7 +248,7 @@ def test_what_is_printed_goes_to_the_log_and_not_among_the_replies(start: Starte
     ("first", "status", "reason"),
     [
         ("exit", "crash", "exit status 3"),
-        ("kill", "oom", "memory"),
+        ("kill", "preempted", "killed from outside"),
         ("fail", "crash", "RuntimeError: first line"),
         ("refuse", "refused", "the key is wrong"),
         ("sleep", "timeout", "no answer within 1 s"),
@@ -245,8 +329,7 @@ def test_the_process_has_the_variables_it_was_given(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AUTOCHUNK_TEST_KEPT", "kept")
-    folders = os.pathsep.join((str(ROOT), str(Path(__file__).parent)))
-    environment = {"PYTHONPATH": folders, "AUTOCHUNK_TEST_GIVEN": "given"}
+    environment = {**PATHS, "AUTOCHUNK_TEST_GIVEN": "given"}
     log = tmp_path / "log"
     with Isolated(TARGET, {}, log=log, environment=environment) as isolated:
         process = isolated.request({"do": "answer"}, LONG)["pid"]

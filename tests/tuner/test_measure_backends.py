@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
+import time
 from dataclasses import astuple
 
 import pytest
@@ -13,7 +17,7 @@ from tuner.measure.backends import backend_for, resolve_device
 from tuner.measure.ceilings import measure_ceilings
 from tuner.measure.cpu import CpuBackend
 from tuner.measure.cuda import CudaBackend
-from tuner.measure.protocol import Backend
+from tuner.measure.protocol import CONTENDED, Backend
 
 MIB = 2**20
 NO_CUDA = not torch.cuda.is_available()
@@ -31,6 +35,29 @@ NO_CUDA = not torch.cuda.is_available()
 )
 def backend(request: pytest.FixtureRequest) -> Backend:
     return backend_for(request.param)
+
+
+def test_a_busy_core_is_contended() -> None:
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, [min(before)])
+    spin = [sys.executable, "-c", "print(flush=True)\nwhile True: pass"]
+    others = [subprocess.Popen(spin, stdout=subprocess.PIPE) for _ in range(2)]
+    try:
+        for other in others:
+            assert other.stdout is not None
+            other.stdout.readline()
+        made = CpuBackend()
+        # a third of the core is left: a moment is enough to tell, asked for or waited for
+        assert made.contention() > CONTENDED
+        until = time.monotonic() + 0.3
+        while time.monotonic() < until:
+            pass
+        assert 0.3 < made.contention() <= 1.0
+    finally:
+        os.sched_setaffinity(0, before)
+        for other in others:
+            other.kill()
+            other.communicate()
 
 
 def block(backend: Backend, size_bytes: int = MIB) -> torch.Tensor:

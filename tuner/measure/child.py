@@ -1,7 +1,8 @@
 """The measuring process: one session, one JSON request a line in, one JSON reply a line out.
 
-Started as ``python -m tuner.measure.child``. The first line names what to build (``target``:
-``module:Class``) and from what (``spec``). Later lines are given to the session's ``handle``.
+Started as ``python -m tuner.measure.child LIFELINE``, a pipe that ends with the campaign. The first
+line names what to build (``target``: ``module:Class``), from what (``spec``), and how to confine
+the process (``cores``, ``memory_bytes``). Later lines are given to the session's ``handle``.
 Replies go to the process's first standard output; whatever else prints goes to standard error.
 """
 
@@ -15,6 +16,7 @@ import traceback
 from typing import Any, Protocol, TextIO
 
 from search_space.errors import AutoChunkError
+from tuner.measure.confine import confine, tie
 
 
 class Session(Protocol):
@@ -32,22 +34,27 @@ def main() -> int:
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     session: Session | None = None
+    fatal = False
+    guard = tie(int(sys.argv[1]))
     for line in sys.stdin:
         request = json.loads(line)
         fatal = False
         try:
             if session is None:
+                confine(request.get("cores", ()), request.get("memory_bytes", 0))
                 module, _, name = request["target"].partition(":")
                 session = getattr(importlib.import_module(module), name)(request["spec"])
                 reply: dict[str, Any] = {"status": "ok"}
             else:
                 reply = session.handle(request)
+                fatal = bool(reply.pop("fatal", False))
         except Exception as error:  # every failure becomes a reply, so that the batch goes on
             reply, fatal = _failure(error, session)
         _send(replies, {**reply, "fatal": fatal})
         if fatal:
-            return 1
-    return 0
+            break
+    guard.kill()
+    return int(fatal)
 
 
 def _failure(error: Exception, session: Session | None) -> tuple[dict[str, Any], bool]:

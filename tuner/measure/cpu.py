@@ -21,6 +21,9 @@ class CpuBackend:
 
     device = "cpu"
 
+    def __init__(self) -> None:
+        self._before = _scheduled()
+
     def time_call(self, call: Callable[[], Any]) -> tuple[float, float]:
         wall, spent = time.perf_counter(), time.process_time()
         result = call()
@@ -48,6 +51,19 @@ class CpuBackend:
     def is_fatal(self, error: BaseException) -> bool:
         return False
 
+    def contention(self) -> float:
+        now = _scheduled()
+        if now is None or self._before is None:
+            return 0.0
+        ran, waited = now[0] - self._before[0], now[1] - self._before[1]
+        if ran < 0.02:  # it has hardly run: it has to ask for a core to know
+            _spin(0.05)
+            again = _scheduled()
+            assert again is not None
+            ran, waited, now = again[0] - now[0], again[1] - now[1], again
+        self._before = now
+        return waited / max(ran + waited, 1e-9)
+
     def environment(self) -> Mapping[str, str]:
         return {
             "device": "cpu",
@@ -58,6 +74,26 @@ class CpuBackend:
             "capability": torch.backends.cpu.get_cpu_capability(),
             "python": platform.python_version(),
         }
+
+
+def _scheduled() -> tuple[float, float] | None:
+    """Seconds that this process's threads ran, and seconds that they were ready to run and had no
+    core; None where the system does not tell."""
+    ran = waited = 0
+    try:
+        for task in os.listdir("/proc/self/task"):
+            with open(f"/proc/self/task/{task}/schedstat", encoding="ascii") as file:
+                spent, delayed, _ = file.read().split()
+            ran, waited = ran + int(spent), waited + int(delayed)
+    except (OSError, ValueError):
+        return None
+    return ran / 1e9, waited / 1e9
+
+
+def _spin(seconds: float) -> None:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        pass
 
 
 def allocator_events(call: Callable[[], Any]) -> tuple[Any, list[tuple[int, int]]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import platform
+import subprocess
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -29,6 +30,7 @@ class CudaBackend:
 
     def __init__(self, device: str = "cuda") -> None:
         self.device = device
+        self._quiet_until = 0.0
         torch.cuda.set_device(torch.device(device))
         # cuBLAS takes its workspaces at its first calls; they must not count as anyone's peak
         for dtype in (torch.float32, torch.bfloat16, torch.float16):
@@ -77,6 +79,25 @@ class CudaBackend:
         if accelerator_error is not None and isinstance(error, accelerator_error):
             return not isinstance(error, torch.cuda.OutOfMemoryError)
         return isinstance(error, RuntimeError) and "CUDA error" in str(error)
+
+    def contention(self) -> float:
+        if self._quiet_until > time.monotonic():
+            return 0.0
+        # the driver tells of the last second, in which this process must not have run anything
+        torch.cuda.synchronize()
+        time.sleep(1.1)
+        asked = ["nvidia-smi", "--query-gpu=uuid,utilization.gpu", "--format=csv,noheader,nounits"]
+        own = str(torch.cuda.get_device_properties(torch.device(self.device)).uuid)
+        try:
+            told = subprocess.run(asked, capture_output=True, text=True, timeout=10, check=True)
+        except (OSError, subprocess.SubprocessError):
+            return 0.0
+        for line in told.stdout.splitlines():
+            name, _, share = line.partition(",")
+            if own in name and share.strip().isdigit() and int(share):
+                return int(share) / 100
+        self._quiet_until = time.monotonic() + 30.0
+        return 0.0
 
     def environment(self) -> Mapping[str, str]:
         properties = torch.cuda.get_device_properties(torch.device(self.device))

@@ -21,6 +21,10 @@ class Status(StrEnum):
     PREEMPTED = "preempted"
 
 
+CONTENDED = 0.1
+"""A device is contended where others have it for more than this share of the time."""
+
+
 @dataclass(frozen=True, slots=True)
 class Repeats:
     """How often something runs.
@@ -99,6 +103,10 @@ class Backend(Protocol):
 
     def is_fatal(self, error: BaseException) -> bool:
         """Whether the process cannot be trusted after it."""
+
+    def contention(self) -> float:
+        """The share of the time that others have had the device lately: since the last call, or for
+        a moment that it waits for; 0 where it cannot tell."""
 
     def environment(self) -> Mapping[str, str]:
         """Device, driver, versions, threads, clocks: whatever the numbers depend on."""

@@ -18,7 +18,8 @@ def analyse(state: State) -> None:
     config = state.config
     state.progress.phase("capture and analysis", len(config.seq_lens))
     failures: list[BudgetError] = []
-    for length in config.seq_lens:
+    # from short to long: what fails at one length need not be tried at longer ones
+    for length in sorted(config.seq_lens):
         one = _analyse_length(state, length)
         failures += _unmet(one)
         state.lengths.append(one)

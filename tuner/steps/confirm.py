@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from cost_models.plans import PlanCost
 from cost_models.select import mib
 from search_space.plan import Plan
 from tuner.frontier import best_within
+from tuner.limits import Allowance
 from tuner.measure.protocol import Status
 from tuner.measure.timing import median, ratio
+from tuner.measured import Confirmed
 from tuner.progress import Best
+from tuner.steps.finish import keep_best_so_far, note_contention
 from tuner.steps.proposing import analytic_plans, most_promising, proposals
 from tuner.steps.state import Length, State, plan_row
+from tuner.steps.waves import waves
 
 
 def tuning_title(one: Length) -> str:
@@ -20,8 +25,9 @@ def tuning_title(one: Length) -> str:
     return f"length {one.length}: search and real runs"
 
 
-def run_rounds(state: State, one: Length) -> None:
-    """Propose, confirm and correct until the rounds end or nothing new is proposed."""
+def run_rounds(state: State, one: Length, allowance: Allowance) -> None:
+    """Propose, confirm and correct until the rounds end, nothing new is proposed, or what the
+    length may spend is spent. The best so far is in the database after each round."""
     assert state.model is not None
     search, confirm = state.config.search, state.config.confirm
     one.cost = PlanCost(
@@ -33,6 +39,9 @@ def run_rounds(state: State, one: Length) -> None:
     state.progress.phase(tuning_title(one), steps)
     unchanged = Plan(one.analysis.graph.fingerprint)
     for number in range(search.rounds):
+        if reason := allowance.exceeded():
+            state.progress.note(f"length {one.length}: no round {number + 1}: {reason}")
+            break
         state.progress.running("predicting plans")
         found = proposals(state, one, number)
         state.records.searched(one.length, number, one.analysis.space, found)
@@ -41,46 +50,49 @@ def run_rounds(state: State, one: Length) -> None:
         wanted = [] if number else [unchanged, *analytic_plans(one)]
         wanted += most_promising(one, found, confirm.top_k)
         fresh = [plan for plan in dict.fromkeys(wanted) if plan not in one.confirmed]
-        _confirm(state, one, fresh)
+        _confirm(state, one, fresh, allowance)
         if not fresh:
             break
         one.cost = one.cost.corrected(_latencies(one))
+        keep_best_so_far(state, one)
 
 
-def _confirm(state: State, one: Length, plans: Sequence[Plan]) -> None:
+def _confirm(state: State, one: Length, plans: Sequence[Plan], allowance: Allowance) -> None:
     """Run each plan once for its peak and outputs, then time all that passed in turns."""
-    length, free = one.length, one.described.free_bytes
     assert one.cost is not None
+    measurer = state.measurer
     base = median(one.baseline.eager.decisive_ms)
-    checked = []
-    for place, plan in enumerate(plans, 1):
-        state.progress.running(f"plan {place} of {len(plans)}: memory and outputs")
-        state.records.predicted(length, one.analysis.space, plan, one.cost.predict(plan), base)
-        predicted = one.analysis.memory.profile(plan.choices).peak_bytes
-        if predicted > free:
-            reason = f"needs {mib(predicted)}, {mib(free)} are free"
-            done = state.measurer.not_run(length, plan, Status.OOM_PREDICTED.value, reason)
-        else:
-            done = state.measurer.check(length, plan, one.reference)
-        one.confirmed[plan] = done
-        if done.status == "ok":
-            checked.append(done)
-        else:
-            state.progress.note(
-                f"length {length}: a plan was not confirmed: {done.status}: {done.reason}"
-            )
-        state.progress.measured(done.status)
-        state.progress.step()
-    state.progress.running(f"timing {len(checked)} plans in turns")
-    for done in state.measurer.together(length, checked, one.reference) if checked else ():
-        one.confirmed[done.plan] = done
+    checked: list[Confirmed] = []
+    done = 0
+    for wave in waves(plans, measurer.size):
+        if checked and allowance.exceeded():
+            break  # what passed so far is still timed
+        done += len(wave)
+        state.progress.running(f"plan {done} of {len(plans)}: memory and outputs")
+        for plan in wave:
+            prediction = one.cost.predict(plan)
+            state.records.predicted(one.length, one.analysis.space, plan, prediction, base)
+        runs = [partial(_check, state, one, plan) for plan in wave]
+        for run in measurer.map(runs):
+            one.confirmed[run.plan] = run
+            if run.status == "ok":
+                checked.append(run)
+            else:
+                _note_failure(state, one, run)
+            state.progress.measured(run.status)
+            state.progress.step()
+    if checked:
+        state.progress.running(f"timing {len(checked)} plans in turns")
+        timed = measurer.together(one.length, checked, one.reference)
+        one.confirmed.update({run.plan: run for run in timed})
+        note_contention(state, one, timed)
     state.progress.step()
     _tell_best(state, one)
 
 
 def _tell_best(state: State, one: Length) -> None:
     """The best plan so far for each budget."""
-    rows = [plan_row(done) for done in one.confirmed.values() if done.status == "ok"]
+    rows = [plan_row(done) for done in one.timed()]
     place = f"{state.target}, length {one.length}".removeprefix(", ")
     eager = one.baseline.peak_bytes or one.described.eager_peak_bytes
     for budget, limit in one.limits.items():
@@ -89,11 +101,29 @@ def _tell_best(state: State, one: Length) -> None:
             state.progress.best(Best(place, str(budget), row.peak_bytes, eager, row.ratio))
 
 
+def _check(state: State, one: Length, plan: Plan) -> Confirmed:
+    """A plan's first run; none where it cannot but run out of memory."""
+    predicted, free = one.analysis.memory.profile(plan.choices).peak_bytes, one.described.free_bytes
+    reason = state.exhausted.implied(one.length, plan)
+    if predicted > free:
+        reason = f"needs {mib(predicted)}, {mib(free)} are free"
+    if reason:
+        return state.measurer.not_run(one.length, plan, Status.OOM_PREDICTED.value, reason)
+    return state.measurer.check(one.length, plan, one.reference)
+
+
+def _note_failure(state: State, one: Length, done: Confirmed) -> None:
+    if done.status == Status.OOM:
+        state.exhausted.add(one.length, done.plan)
+    state.progress.note(
+        f"length {one.length}: a plan was not confirmed: {done.status}: {done.reason}"
+    )
+
+
 def _latencies(one: Length) -> list[tuple[Plan, float]]:
     """Confirmed plans with their latency, carried over by the reference run beside each."""
     base = median(one.baseline.eager.decisive_ms)
     return [
         (done.plan, base * ratio(done.samples.decisive_ms, done.reference.decisive_ms).median)
-        for done in one.confirmed.values()
-        if done.status == "ok"
+        for done in one.timed()
     ]

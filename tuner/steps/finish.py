@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 from tuner.campaign_result import BudgetResult, LengthResult
 from tuner.database import GraphEntry, LengthEntry, PlanRow, Reference, write_graph
 from tuner.frontier import best_within, frontier
+from tuner.limits import Allowance
+from tuner.measure.protocol import CONTENDED
 from tuner.measure.timing import median
+from tuner.measured import Confirmed
 from tuner.steps.state import Length, State, plan_row
+from tuner.stopping import shielded
 
 FINALISTS = 8
 """Plans of a length that are timed in turns at the end, so that they can be compared."""
 
 
-def finish(state: State, one: Length) -> LengthResult:
-    """Time the finalists in turns and keep the frontier."""
-    good = [done for done in one.confirmed.values() if done.status == "ok"]
+def finish(state: State, one: Length, allowance: Allowance) -> LengthResult:
+    """Time the finalists in turns, until they are known well, and keep the frontier."""
+    good = one.timed()
     rows = [plan_row(done) for done in good]
     finalists = {
         row.plan
@@ -28,11 +33,32 @@ def finish(state: State, one: Length) -> LengthResult:
         if len(finalists) < FINALISTS:
             finalists.add(row.plan)
     chosen = [done for done in good if done.plan in finalists]
-    if chosen:
+    if reason := chosen and allowance.exceeded():
+        state.progress.note(f"length {one.length}: finalists were not timed again: {reason}")
+    elif chosen:
         state.progress.running(f"timing {len(chosen)} finalists in turns")
-        again = state.measurer.together(one.length, chosen, one.reference, more=4)
+        again = state.measurer.together(one.length, chosen, one.reference, final=True)
         rows = [plan_row(done) for done in again if done.status == "ok"] or rows
+        note_contention(state, one, again)
     return _result(state, one, rows)
+
+
+def keep_best_so_far(state: State, one: Length) -> None:
+    """Put the best so far into the plan database, marked: whatever ends the campaign, it is
+    there."""
+    result = _result(state, one, [plan_row(done) for done in one.timed()])
+    if result.frontier:
+        write(state, one, result, incomplete=True)
+
+
+def note_contention(state: State, one: Length, timed: Sequence[Confirmed]) -> None:
+    """Say so where others had the device while plans were timed."""
+    worst = max(done.contended for done in timed)
+    if worst >= CONTENDED:
+        state.progress.note(
+            f"length {one.length}: contended: others had the device for {worst:.0%} of the time "
+            "of measuring; the intervals are wider for it"
+        )
 
 
 def _result(state: State, one: Length, rows: list[PlanRow]) -> LengthResult:
@@ -60,7 +86,7 @@ def _result(state: State, one: Length, rows: list[PlanRow]) -> LengthResult:
     )
 
 
-def write(state: State, one: Length, result: LengthResult) -> Path:
+def write(state: State, one: Length, result: LengthResult, *, incomplete: bool = False) -> Path:
     """Put a length's frontier into the plan database; the file."""
     described, config = one.described, state.config
     entry = GraphEntry(
@@ -68,9 +94,12 @@ def write(state: State, one: Length, result: LengthResult) -> Path:
         state.environment,
         described.bindings,
         config.budgets[0] if config.budgets else None,
-        (LengthEntry(result.length, described.shapes, result.eager, result.frontier),),
-    )
-    return write_graph(config.plans, state.environment["device_name"], config.model.id, entry)
+        (LengthEntry(
+            result.length, described.shapes, result.eager, result.frontier, incomplete
+        ),),
+    )  # fmt: skip
+    with shielded():
+        return write_graph(config.plans, state.environment["device_name"], config.model.id, entry)
 
 
 def _memory_error(one: Length) -> float:

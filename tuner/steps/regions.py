@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import partial
 
 from cost_models.base import CostModel, Sample
 from cost_models.create import create
@@ -11,43 +12,57 @@ from cost_models.features import loop_features
 from cost_models.scoring import Score, choose
 from cost_models.times import graph_seconds, loop_seconds
 from search_space.classes import RegionClass
+from search_space.plan import Region
 from tuner.campaign_result import timed_sizes
+from tuner.limits import Allowance
 from tuner.measure.protocol import Samples
 from tuner.measure.timing import median, ratio
 from tuner.steps.state import Length, State
+from tuner.steps.waves import waves
 
 TIMING = "timing regions alone"
 
 
 def time_regions(state: State) -> None:
-    """Time each length's classes alone, those that save most first, until the time is spent."""
+    """Time each length's classes alone, those that save most first, until the time is spent: the
+    configuration's, and half of what the campaign has left. What fails alone at one length is not
+    tried at longer ones."""
     budget_s = state.config.cost_model.timings_s
     total = sum(len(one.analysis.space.classes) for one in state.lengths) if budget_s else 0
     state.progress.phase(TIMING, total)
-    for one in state.lengths:
+    failed: set[Region] = set()
+    for place, one in enumerate(state.lengths):
         if budget_s:
-            _time_length(state, one, budget_s)
+            allowance = state.clock.allowance(2 * (len(state.lengths) - place))
+            _time_length(state, one, budget_s, allowance, failed)
         _fill_whole_ms(state, one)
 
 
-def _time_length(state: State, one: Length, budget_s: float) -> None:
+def _time_length(
+    state: State, one: Length, budget_s: float, allowance: Allowance, failed: set[Region]
+) -> None:
     spent_ms = 0.0
     space = one.analysis.space
     # loops inside loops are predicted from what they are made of
     plain = [pair for pair in zip(space.classes, space.grids, strict=True) if not pair[0].inner]
     pairs = sorted(plain, key=lambda pair: -pair[0].saves_bytes * len(pair[0].loops))
-    for item, grid in pairs:
-        if spent_ms > budget_s * 1e3:
+    known = [pair for pair in pairs if pair[0].regions[0] not in failed]
+    for wave in waves(known, state.measurer.size):
+        if spent_ms > budget_s * 1e3 or allowance.exceeded():
+            break
+        runs = [
+            partial(state.measurer.region, one.length, item, timed_sizes(grid),
+                    budget_s / len(pairs))
+            for item, grid in wave
+        ]  # fmt: skip
+        for (item, _), found in zip(wave, state.measurer.map(runs), strict=True):
+            if found is None:
+                failed.add(item.regions[0])
+                state.progress.step(f"class {item.key} could not be timed alone")
+                continue
+            spent_ms += sum(sum(samples.wall_ms) for samples in found.values())
+            _keep(state, one, item, found)
             state.progress.step()
-            continue
-        sizes = timed_sizes(grid)
-        found = state.measurer.region(one.length, item, sizes, budget_s / len(pairs))
-        if found is None:
-            state.progress.step(f"class {item.key} could not be timed alone")
-            continue
-        spent_ms += sum(sum(samples.wall_ms) for samples in found.values())
-        _keep(state, one, item, found)
-        state.progress.step()
 
 
 def _keep(state: State, one: Length, item: RegionClass, found: Mapping[str, Samples]) -> None:

@@ -15,8 +15,11 @@ from search_space.probe import Prober
 from tuner.campaign_records import Records
 from tuner.config import CampaignConfig
 from tuner.database import PlanRow
+from tuner.exhausted import Exhausted
+from tuner.limits import Clock
 from tuner.measure.timing import median, ratio
-from tuner.measurer import Baseline, Confirmed, Described, Measurer
+from tuner.measured import Baseline, Confirmed, Described
+from tuner.measurer import Measurer
 from tuner.progress import Progress
 from tuner.runtime.analysis import Analysis
 
@@ -54,6 +57,14 @@ class Length:
         """The unchunked capture's median time."""
         return median(self.baseline.unchunked.decisive_ms)
 
+    def timed(self) -> list[Confirmed]:
+        """The plans that were confirmed, with their times."""
+        return [
+            done
+            for done in self.confirmed.values()
+            if done.status == "ok" and done.samples.decisive_ms
+        ]
+
 
 @dataclass
 class State:
@@ -62,6 +73,8 @@ class State:
     Attributes:
         target: the submodule that is tuned in place of the whole model; else an empty text.
         environment, ceilings: of the device.
+        clock: what is left of the campaign's limits.
+        exhausted: the plans that ran out of memory.
         samples: regions timed alone, of all lengths.
         model, scores: the cost model in use, and how the candidates for it did on timings that
             they had not seen.
@@ -74,6 +87,8 @@ class State:
     target: str
     environment: Mapping[str, str]
     ceilings: Ceilings
+    clock: Clock
+    exhausted: Exhausted = field(default_factory=Exhausted)
     probe: Prober = field(default_factory=Prober)
     lengths: list[Length] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
