@@ -115,7 +115,7 @@ def write_ledger(folder: Path) -> Path:
         ledger.append("prediction", prediction(16, 0.8))
         ledger.append("plan", ok(16, 0.9))
         ledger.append("prediction", prediction(16, 0.91))
-        ledger.append("plan", ok(16, 0.75))
+        ledger.append("plan", {**ok(16, 0.75), "contended": 0.31})
         ledger.append("plan", ok(32, 0.7, difference=2e-6))
         ledger.append("plan", failed(4, "oom", f"no memory {EVIL}"))
         ledger.append("plan", failed(4, "oom", f"no memory {EVIL}"))

@@ -107,6 +107,10 @@ def test_what_users_write_is_shown_as_text(folder: Path, page: Page) -> None:
         assert "<script" not in path.read_text(encoding="utf-8")
 
 
+def test_a_busy_device_is_told(page: Page) -> None:
+    assert "Others had the device for at most 31% of the time" in "".join(page.text)
+
+
 def test_a_failure_tells_which_regions_ran_in_which_chunks(page: Page) -> None:
     text = "".join(page.text)
     assert f"plan {plan_key(plan(2))}: 3 x blocks.{EVIL} by 2" in text

@@ -168,7 +168,8 @@ def _sure(run: Run) -> list[str]:
     few, many = min(pairs), max(pairs)
     between = f"{few}" if few == many else f"{few} to {many}"
     others = "" if same == len(compared) else ", the others are within the campaign's tolerance"
-    return [
+    watched = [entry.contended for entry in timed if entry.contended is not None]
+    found = [
         f"Every plan here ran on the device, in turns with the reference: {between} pairs of runs "
         "a plan. Intervals are of the median ratio, at 95 %.",
         f"The outputs of {len(compared)} plans were compared with the reference's: {same} are "
@@ -176,6 +177,12 @@ def _sure(run: Run) -> list[str]:
         f"Predicted peaks are off by at most {100 * worst:.2f} % of the measured ones.",
         f"{failed or 'None'} of {ended} real runs failed.",
     ]
+    if watched:
+        found.append(
+            f"Others had the device for at most {max(watched):.0%} of the time in which a plan was "
+            "timed."
+        )
+    return found
 
 
 def _usage(run: Run) -> str:

@@ -143,11 +143,12 @@ def _plan(run: Run, record: Row) -> None:
         failed = PlanRun(key, plan, status, reason, expected=one.expected.get(key))
         one.runs.setdefault(key, failed)
         return
+    contended = record.get("contended")
     own, beside = record["samples"]["decisive_ms"], record["reference_samples"]["decisive_ms"]
     one.runs[key] = PlanRun(
         key, plan, status, reason, int(record["peak_bytes"]), int(record["predicted_bytes"]),
         float(record["max_abs_diff"]), median(own), ratio(own, beside), len(own),
-        one.expected.get(key),
+        one.expected.get(key), None if contended is None else float(contended),
     )  # fmt: skip
     one.ended[status] += 1
 

@@ -152,6 +152,7 @@ def runs_table(one: LengthData) -> Table:
         rows.append((
             Cell(entry.key, anchor=anchor), size_text(entry.peak_bytes), share, f"{row.ratio:.3f}",
             f"{row.ratio_low:.3f} to {row.ratio_high:.3f}", str(entry.pairs),
+            "?" if entry.contended is None else f"{entry.contended:.0%}",
             f"{row.latency_ms:.1f} ms", outputs_text(entry.max_abs_diff),
             "kept" if entry.key in kept else "", chunks_text(one, entry.key),
         ))  # fmt: skip
@@ -159,9 +160,10 @@ def runs_table(one: LengthData) -> Table:
         f"Plans that ran, {one.place} (eager: {size_text(one.eager_bytes)}, "
         f"{one.eager.latency_ms:.1f} ms)",
         ("plan", "measured peak", "of eager's", "time ratio", "95 % interval", "pairs of runs",
-         "latency", "outputs", "frontier", "in chunks"),
+         "contended", "latency", "outputs", "frontier", "in chunks"),
         tuple(rows),
-        frozenset({"measured peak", "of eager's", "time ratio", "pairs of runs", "latency"}),
+        frozenset({"measured peak", "of eager's", "time ratio", "pairs of runs", "contended",
+                   "latency"}),
     )  # fmt: skip
 
 

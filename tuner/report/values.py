@@ -37,6 +37,8 @@ class PlanRun:
         key: eight hexadecimal digits, the same wherever the plan occurs.
         max_abs_diff: of its outputs; None where they were not compared.
         ratio: of its time over the reference's, of ``pairs`` runs beside each other; None without.
+        contended: share of the time of timing it in which others had the device; None where it was
+            not watched.
     """
 
     key: str
@@ -50,6 +52,7 @@ class PlanRun:
     ratio: Ratio | None = None
     pairs: int = 0
     expected: Expected | None = None
+    contended: float | None = None
 
     @property
     def row(self) -> PlanRow:
