@@ -96,14 +96,14 @@ class Silent:
 class TimeLeft:
     """Estimates the seconds left in a campaign from what was expected and what was needed so far.
 
-    Expectations are rough, but wrong by about one factor; what is left is therefore
+    Expectations are rough, and wrong by some factor, of which the work done tells more and more:
 
-        left = scale * (expected of phases to come + expected of this one * share not done)
-               + mean seconds of a finished part * parts to come,
+        ahead = expected of phases to come + expected of this one * share not done
+        scale = (needed + ahead / 4) / (expected + ahead / 4), of all expected work done so far
+        left = scale * ahead + mean seconds of a finished part * parts to come
 
-    with ``scale`` = needed / expected over all expected work done so far, this phase's done share
-    included, and never more than what a limit allows. Time is given by the caller, so that the
-    estimate can be tested without waiting.
+    and never more than what a limit allows. Time is given by the caller, so that the estimate can
+    be tested without waiting.
     """
 
     _ahead: dict[str, float] = field(default_factory=dict)
@@ -162,8 +162,9 @@ class TimeLeft:
         needed = self._needed
         if self._current_s is not None and self._done:
             needed += now - self._started
-        scale = needed / expected if expected > 0 and needed > 0 else 1.0
-        left = scale * (sum(self._ahead.values()) + current * (1 - share))
+        ahead = sum(self._ahead.values()) + current * (1 - share)
+        scale = (needed + ahead / 4) / (expected + ahead / 4) if expected + ahead > 0 else 1.0
+        left = scale * ahead
         if self._parts_left and self._part_started is not None:
             known = self._part_seconds or [now - self._part_started + left]
             left += self._parts_left * sum(known) / len(known)
