@@ -50,7 +50,7 @@ def export_studies(run_path: Path, output: Path | None = None) -> Path:
         name = str(run.config.get("campaign", "campaign"))
         for one in lengths:
             assert one.found is not None
-            space = _Space(one.found)
+            space = _Space(one.found, one)
             for title, trials in (
                 ("predicted", space.predicted(one)), ("measured", space.measured(one))
             ):  # fmt: skip
@@ -76,16 +76,16 @@ def _name_objectives(study: optuna.Study) -> None:
 
 
 class _Space:
-    """The parameters of one length: a name that a person can read, and the extent, per class."""
+    """The parameters of one length: a name that a person can read, and the extent, per class.
+    Classes that no plan runs in chunks are left out."""
 
-    def __init__(self, found: Found) -> None:
-        self._names = {
-            item.found.key: f"{item.found.region} [{item.found.key[:6]}]"
-            for item in found.candidates
-        }
+    def __init__(self, found: Found, one: LengthData) -> None:
+        used = {key for trials in one.rounds.values() for trial in trials for key in trial[0]}
+        used.update(key for told in one.expected.values() for key in told.setting)
+        classes = [item.found for item in found.candidates if item.found.key in used]
+        self._names = {item.key: f"{item.region} [{item.key[:6]}]" for item in classes}
         self._distributions: dict[str, BaseDistribution] = {
-            self._names[item.found.key]: IntDistribution(LEAVE_ALONE, item.found.extent)
-            for item in found.candidates
+            self._names[item.key]: IntDistribution(LEAVE_ALONE, item.extent) for item in classes
         }
 
     def predicted(self, one: LengthData) -> Iterator[FrozenTrial]:
