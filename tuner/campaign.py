@@ -77,6 +77,8 @@ def run_campaign(
         if journal.recovered:
             progress.note(f"going on with {journal.recovered} measurements from {ledger.path}")
         clock = Clock(config.limits, journal)
+        if clock.wall_left_s is not None:
+            progress.limit(clock.wall_left_s)
         journal.note("campaign", {"config": config.plain()})
         try:
             result = _tune(config, journal, clock, progress, samples)

@@ -37,6 +37,12 @@ class Clock:
         self._journal = journal
         self._started = time.monotonic() - journal.spent().wall_s
 
+    @property
+    def wall_left_s(self) -> float | None:
+        """Seconds until the campaign's own time is spent; None without such a limit."""
+        limit = self._limits.wall_s
+        return None if limit is None else max(limit - (time.monotonic() - self._started), 0.0)
+
     def allowance(self, parts: int = 1) -> Allowance:
         """The next of ``parts`` equal parts of what is left."""
         spent = _spent(self._journal, self._started)

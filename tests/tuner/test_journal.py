@@ -171,6 +171,10 @@ def test_time_passes_without_records_too(path: Path) -> None:
     with Ledger(path) as ledger:
         clock = Clock(LimitsConfig(wall_s=0.05), Journal(ledger))
         assert clock.allowance().exceeded() == ""
+        assert clock.wall_left_s is not None
+        assert 0 < clock.wall_left_s <= 0.05
         time.sleep(0.06)
         assert "campaign's time" in clock.allowance().exceeded()
+        assert clock.wall_left_s == 0
+        assert Clock(LimitsConfig(), Journal(ledger)).wall_left_s is None
         assert Clock(LimitsConfig(), Journal(ledger)).allowance().exceeded() == ""

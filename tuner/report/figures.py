@@ -59,8 +59,8 @@ def frontier_chart(one: LengthData, run: Run) -> Chart | None:
     return Chart(
         _name("frontier", one),
         f"Memory and time of confirmed plans, {one.place}",
-        "Each point is a plan; lower is faster, further left needs less memory. Bars are 95 % "
-        "intervals.",
+        "Each point is a plan, with the interval of its time; lower is faster, further left needs "
+        "less memory.",
         x,
         y,
         tuple(entry for entry in series if entry.points),
@@ -191,7 +191,7 @@ def time_chart(run: Run) -> Chart | None:
     return Chart(
         "predicted-time",
         "Time ratios, predicted and measured",
-        "Each point is a plan that ran, with its 95 % interval; predictions were made before the "
+        "Each point is a plan that ran, with its interval; predictions were made before the "
         "plan's first run.",
         Axis("predicted time ratio", ends.low, ends.high, log=True),
         Axis("measured time ratio", ends.low, ends.high, log=True),

@@ -171,7 +171,7 @@ def _sure(run: Run) -> list[str]:
     watched = [entry.contended for entry in timed if entry.contended is not None]
     found = [
         f"Every plan here ran on the device, in turns with the reference: {between} pairs of runs "
-        "a plan. Intervals are of the median ratio, at 95 %.",
+        f"a plan. Intervals are of the median ratio, at 95 %{_few(few)}.",
         f"The outputs of {len(compared)} plans were compared with the reference's: {same} are "
         f"identical{others}.",
         f"Predicted peaks are off by at most {100 * worst:.2f} % of the measured ones.",
@@ -183,6 +183,11 @@ def _sure(run: Run) -> list[str]:
             "timed."
         )
     return found
+
+
+def _few(pairs: int) -> str:
+    """So few have no interval of 95 %; see :func:`tuner.measure.timing.ratio`."""
+    return ", or the whole range where there are fewer than six pairs" if pairs < 6 else ""
 
 
 def _usage(run: Run) -> str:

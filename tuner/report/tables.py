@@ -37,7 +37,7 @@ class Table:
     note: str = ""
 
 
-_SERVED = ("length", "budget", "measured peak", "of eager's", "time ratio", "95 % interval",
+_SERVED = ("length", "budget", "measured peak", "of eager's", "time ratio", "interval",
            "speed", "saves", "limit", "outputs", "plan")  # fmt: skip
 _SERVED_NUMBERS = frozenset(
     {"budget", "measured peak", "of eager's", "time ratio", "saves", "limit"}
@@ -159,7 +159,7 @@ def runs_table(one: LengthData) -> Table:
     return Table(
         f"Plans that ran, {one.place} (eager: {size_text(one.eager_bytes)}, "
         f"{one.eager.latency_ms:.1f} ms)",
-        ("plan", "measured peak", "of eager's", "time ratio", "95 % interval", "pairs of runs",
+        ("plan", "measured peak", "of eager's", "time ratio", "interval", "pairs of runs",
          "contended", "latency", "outputs", "frontier", "in chunks"),
         tuple(rows),
         frozenset({"measured peak", "of eager's", "time ratio", "pairs of runs", "contended",
