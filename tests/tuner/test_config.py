@@ -29,6 +29,7 @@ from tuner.config import (
     parse_config,
 )
 from tuner.config_values import PRESETS, duration
+from tuner.sweep import load_sweep
 
 ROOT = Path(__file__).resolve().parents[2]
 SHORTEST: dict[str, Any] = {
@@ -75,18 +76,30 @@ def write(folder: Path, text: str) -> Path:
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda p: p.stem)
 def test_the_campaigns_of_the_repository_load(path: Path) -> None:
-    config = load_config(path)
     data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    assert config.campaign == data["campaign"]
-    assert config.seq_lens == tuple(data["seq_lens"])
-    assert config.model.kwargs == data["model"]["kwargs"]
-    assert config.search.n_trials == data["search"]["n_trials"]
-    assert config.confirm.rtol == float(data["confirm"]["rtol"])
-    assert config.folder == ROOT / "configs"
+    told = {entry["model"]["id"]: entry for entry in ({**data, **one} for one in _entries(data))}
+    found = {config.model.id: config for config in load_sweep(path)}
+    assert found.keys() == told.keys()
+    for name, config in found.items():
+        entry = told[name]
+        assert config.campaign == data["campaign"]
+        assert config.seq_lens == tuple(entry["seq_lens"])
+        assert config.model.kwargs == entry["model"]["kwargs"]
+        for section in ("search", "confirm"):
+            for key, value in entry.get(section, {}).items():
+                assert getattr(getattr(config, section), key) == value
+        assert config.folder == ROOT / "configs"
+
+
+def _entries(data: dict[str, Any]) -> list[dict[str, Any]]:
+    entries: list[dict[str, Any]] = data.get("sweep", [{}])
+    return entries
 
 
 def test_there_are_campaigns_in_the_repository() -> None:
-    assert {path.stem for path in (ROOT / "configs").glob("*.yaml")} >= {"quickstart", "vit"}
+    assert {path.stem for path in (ROOT / "configs").glob("*.yaml")} >= {
+        "quickstart", "vit", "overnight",
+    }  # fmt: skip
 
 
 def test_defaults_fill_what_is_not_said() -> None:

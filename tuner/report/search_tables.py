@@ -90,12 +90,13 @@ def scores_table(run: Run) -> Table | None:
     return Table(
         "Cost models, on timings that they had not seen",
         ("target", "model", "used", "timings", "error of log time", "pairs ordered rightly",
-         "rank correlation", "regret", "within two spreads"),
+         "rank correlation", "regret", "inside its interval"),
         tuple(rows),
         frozenset({"error of log time", "pairs ordered rightly", "rank correlation", "regret",
-                   "within two spreads"}),
+                   "inside its interval"}),
         "Compared within one region class and length. Regret is the extra time of the chunk size "
-        "that the model ranks first, over the best one's.",
+        "that the model ranks first, over the best one's. Inside its interval is the share of "
+        "timings that the model's own interval holds.",
     )  # fmt: skip
 
 
