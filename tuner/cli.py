@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from tuner.config import CampaignConfig
 
 
+_CLASSES = 20
+"""Region classes that ``inspect`` shows where it is not asked for all."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and give its exit code."""
     options = _parser().parse_args(arguments)
@@ -60,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     inspect.add_argument("config", type=Path, metavar="CONFIG", help="campaign YAML")
     inspect.add_argument("--seq-len", type=int, metavar="N", help="another length than the first")
+    inspect.add_argument("--all", action="store_true", help="all region classes, not the first few")
     _add_set(inspect)
     inspect.set_defaults(command=_inspect)
 
@@ -125,7 +130,7 @@ def _inspect(options: argparse.Namespace) -> int:
             f"{one.analysis.graph.fingerprint}, {len(one.analysis.graph.nodes)} nodes; eager peak "
             f"{eager}, as captured {mib(profile.peak_bytes)}", highlight=False,
         )  # fmt: skip
-        console.print(classes_table(one))
+        console.print(classes_table(one, None if options.all else _CLASSES))
         console.print(f"memory over the run, unchunked (peak {mib(profile.peak_bytes)}):")
         console.print(sparkline(profile), highlight=False)
         console.print(analytic_table(one, analytic_frontier(one)))

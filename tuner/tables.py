@@ -23,14 +23,17 @@ def _table(title: str, *columns: str) -> Table:
     return table
 
 
-def classes_table(one: Inspected) -> Table:
-    """Region classes, largest saving first."""
+def classes_table(one: Inspected, most: int | None = None) -> Table:
+    """Region classes, largest saving first; the first ``most``, or all of them."""
+    count = len(one.analysis.space.classes)
+    few = most is not None and count > most
     table = _table(
-        f"region classes at length {one.length}",
+        f"region classes at length {one.length}"
+        + (f", the first {most} of {count} (--all shows all)" if few else ""),
         "class", "region", "nodes", "times", "units", "whole", "in chunks", "saves",
     )  # fmt: skip
     classes = sorted(one.analysis.space.classes, key=lambda item: -item.saves_bytes)
-    for item in classes:
+    for item in classes[:most]:
         table.add_row(
             item.key, region_title(item.loops[0]), str(len(item.regions[0].nodes)),
             str(len(item.loops)), str(item.extent), mib(item.high_bytes), mib(item.low_bytes),

@@ -35,6 +35,11 @@ def test_inspect_shows_classes_profile_and_estimate(
     assert "unchunked (peak" in text
     assert "analytic estimate at length 128" in text
     assert not (tmp_path / "runs").exists(), "nothing may be run or written"
+    assert "the first 20 of" in text
+    assert main(["inspect", str(path), "--seq-len", "128", "--all"]) == 0
+    everything = capsys.readouterr().out
+    assert "the first 20 of" not in everything
+    assert len(everything.splitlines()) > len(text.splitlines())
 
 
 def test_a_dry_run_tells_the_size_of_the_space_and_the_runs(
