@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# processes that run tests, one thread each: WORKERS=0 runs them in one, for a debugger
+WORKERS ?= 2
 STAMP := $(VENV)/.installed
 
 .PHONY: install demo test lint types unit clean
@@ -27,7 +29,7 @@ types: install
 	$(BIN)/mypy
 
 unit: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 clean:
 	rm -rf $(VENV) runs plans .mypy_cache .ruff_cache .pytest_cache

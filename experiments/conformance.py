@@ -202,9 +202,9 @@ class Check:
         subject: the model and its inputs by length.
         length: where candidates are found.
         other: a second length at which the same plans must hold; None for none.
-        max_classes: of the classes that save most, how many; None for all.
+        max_classes: of the classes that save most, how many are tried alone; None for all.
         seconds: no trial starts after this long; None for no limit.
-        combinations: plans of several random classes at random chunk sizes.
+        combinations: plans of several random classes, of all, at random chunk sizes.
         thorough: also regions that save nothing, or that others make pointless: no plan has them,
             but a rule that is wrong shows in them first.
     """
@@ -258,7 +258,7 @@ class Check:
             ("the captured model, unchunked", 0, [(0, whole)])
         ]
         chosen = self._chosen(space)
-        for text, plan in self._combine(space, chosen):
+        for text, plan in self._combine(space):
             plans.append((text, 0, [(0, plan)]))
         for item in chosen:
             sizes = awkward_sizes(item.extent)
@@ -328,9 +328,7 @@ class Check:
             return classes[: self._max_classes]
         return classes
 
-    def _combine(
-        self, space: SearchSpace, classes: Sequence[RegionClass]
-    ) -> Iterator[tuple[str, Plan]]:
+    def _combine(self, space: SearchSpace) -> Iterator[tuple[str, Plan]]:
         """Distinct plans of several classes; fewer where there are not as many."""
         seen: set[Plan] = set()
         for _ in range(4 * self._combinations):
@@ -340,7 +338,7 @@ class Check:
                 item.key: self._random.choice(
                     (*awkward_sizes(item.extent), *chunk_grid(item.extent), 0, 0)
                 )
-                for item in classes
+                for item in space.classes
             }
             plan = space.decode(setting)
             if len(plan.choices) > 1 and plan not in seen:

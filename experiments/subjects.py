@@ -734,7 +734,7 @@ TINY_LENGTHS: Mapping[str, tuple[int, int]] = MappingProxyType(
         "evoformer": (20, 27),
         "t5_encoder": (48, 61),
         "t5": (48, 61),
-        "swin": (32, 44),
+        "swin": (44, 52),
         "swin_merge": (32, 44),
         "mixtral": (24, 31),
         "dit": (16, 22),

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 
 from search_space.capture_masks import restore_grouped_heads, restore_mask_flags
 from search_space.graph import (
+    FRESH,
     INPUT,
     LEAVES,
     OP,
@@ -91,9 +92,10 @@ def drop_clones(rows: Rows, outputs: tuple[Argument, ...]) -> tuple[Rows, tuple[
     """Remove ``clone``s that keep the layout, as evaluation-mode dropout leaves them.
 
     The graph is functional, so that nobody can tell the copy from the original, except the caller
-    where the copy is an output.
+    where the copy, or a view of it, is an output: what the caller then writes to must be no input,
+    weight or other output.
     """
-    kept = {value.index for _, value in walk_arguments(outputs) if isinstance(value, Ref)}
+    kept = _behind(rows, outputs)
     moved: dict[int, int] = {}
     for node in rows:
         if node.op == "aten.clone.default" and node.index not in kept:
@@ -103,6 +105,21 @@ def drop_clones(rows: Rows, outputs: tuple[Argument, ...]) -> tuple[Rows, tuple[
             if rows[origin].outputs[0] == node.outputs[0]:
                 moved[node.index] = origin
     return _redirect(rows, outputs, moved)
+
+
+def _behind(rows: Rows, outputs: tuple[Argument, ...]) -> set[int]:
+    """The outputs, and all nodes whose storage they may share: those that they are views of."""
+    waiting = [value.index for _, value in walk_arguments(outputs) if isinstance(value, Ref)]
+    found: set[int] = set()
+    while waiting:
+        node = rows[waiting.pop()]
+        if node.index in found:
+            continue
+        found.add(node.index)
+        if FRESH not in node.traits:
+            arguments = walk_arguments(node.args, node.kwargs)
+            waiting.extend(value.index for _, value in arguments if isinstance(value, Ref))
+    return found
 
 
 def drop_dead(rows: Rows, outputs: tuple[Argument, ...]) -> tuple[Rows, tuple[Argument, ...]]:

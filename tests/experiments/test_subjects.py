@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from experiments import families, subjects
+from experiments.conformance import Check
 from experiments.evoformer import (
     EvoformerBlock,
     OuterProductMean,
@@ -22,6 +23,8 @@ from experiments.subjects import BARS, TINY, TINY_LENGTHS, Bar, redraw_zeros
 from search_space.capture import flatten_output
 from search_space.eager_peak import eager_peak_bytes
 from search_space.errors import CaptureError
+from tuner.factory import Subject
+from tuner.measure.cpu import CpuBackend
 from tuner.runtime.apply import apply
 
 APPLIED = tuple(
@@ -72,6 +75,22 @@ def test_a_subject_is_the_same_every_time(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", APPLIED)
+def test_plans_of_many_classes_are_exact_at_two_lengths(name: str) -> None:
+    """Random combinations of all region classes, from one capture where it serves both lengths."""
+    subject = Subject(*TINY[name]())
+    backend = CpuBackend()
+    length, other = TINY_LENGTHS[name]
+    reports = [Check(subject, backend, length, other=other, max_classes=0, combinations=3).run()]
+    if any("captured per length" in note for note in reports[0].notes):
+        reports.append(Check(subject, backend, other, max_classes=0, combinations=3).run())
+    trials = [trial for report in reports for row in report.rows for trial in row.trials]
+    assert not any(report.wrong for report in reports), [t.reason for t in trials if t.reason]
+    assert all(len(report.rows) == 4 for report in reports), "one unchunked, three combinations"
+    assert {trial.length for trial in trials} == {length, other}
+    assert sum(trial.measured_bytes > 0 for trial in trials) >= 6, "the others were not legal"
+
+
+@pytest.mark.parametrize("name", ["bert_sdpa", "vit_sdpa"])
 def test_minimum_mode_is_exact_at_two_lengths(name: str) -> None:
     model, inputs = TINY[name]()
     args, kwargs = inputs(TINY_LENGTHS[name][0])
