@@ -123,7 +123,9 @@ def _behind(rows: Rows, outputs: tuple[Argument, ...]) -> set[int]:
 
 
 def drop_dead(rows: Rows, outputs: tuple[Argument, ...]) -> tuple[Rows, tuple[Argument, ...]]:
-    """Remove ops and the model's own leaves that no output needs; renumber the rest."""
+    """Remove ops and the model's own leaves that no output needs; renumber the rest: weights in the
+    order of their first use, so that it does not matter how a front end orders them, then inputs in
+    the caller's, then ops."""
     live = {value.index for _, value in walk_arguments(outputs) if isinstance(value, Ref)}
     for node in reversed(rows):
         if node.index in live or OPAQUE in node.traits or RANDOM in node.traits:
@@ -135,7 +137,15 @@ def drop_dead(rows: Rows, outputs: tuple[Argument, ...]) -> tuple[Rows, tuple[Ar
             )
     live.update(node.index for node in rows if node.kind == INPUT)
     ordered = [node for node in rows if node.index in live]
-    ordered.sort(key=lambda node: node.kind not in LEAVES)  # leaves first, order kept
+    used: dict[int, int] = {}
+    for node in ordered:
+        for _, value in walk_arguments(node.args, node.kwargs):
+            if isinstance(value, Ref):
+                used.setdefault(value.index, len(used))
+    ordered.sort(key=lambda node: (
+        (0, used.get(node.index, len(used))) if node.kind in LEAVES - {INPUT}
+        else (1 if node.kind == INPUT else 2, 0)
+    ))  # fmt: skip
     places = {node.index: place for place, node in enumerate(ordered)}
 
     def move(value: Argument) -> Argument:

@@ -49,6 +49,19 @@ class BudgetError(AutoChunkError):
         self.lowest_bytes = lowest_bytes
 
 
+class MemoryShortage(AutoChunkError):
+    """A call ran out of memory with every plan, down to that of the lowest peak.
+
+    ``lowest_bytes`` is the activation peak that this one needs by prediction, ``free_bytes`` what
+    was free. Free memory, or shorten the input; the model and the plans are unharmed.
+    """
+
+    def __init__(self, message: str, *, lowest_bytes: int, free_bytes: int) -> None:
+        super().__init__(message)
+        self.lowest_bytes = lowest_bytes
+        self.free_bytes = free_bytes
+
+
 class PlanError(AutoChunkError):
     """A plan does not belong to this graph, or is malformed. Tune again for this graph."""
 

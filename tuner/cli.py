@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from search_space.errors import AutoChunkError, ConfigError
+from tuner.cli_plans import add_plans
 
 if TYPE_CHECKING:
     from tuner.config import CampaignConfig
@@ -87,15 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     report.set_defaults(command=_report)
 
-    plans = commands.add_parser("plans", help="read a plan database")
-    actions = plans.add_subparsers(required=True, metavar="ACTION")
-    for name, command, text in (
-        ("list", _plans_list, "one line a model, graph and length"),
-        ("show", _plans_show, "every plan"),
-    ):
-        action = actions.add_parser(name, parents=[shared], help=text)
-        action.add_argument("path", type=Path, metavar="PATH", help="a file or a folder")
-        action.set_defaults(command=command)
+    add_plans(commands, shared)
     return parser
 
 
@@ -215,28 +208,6 @@ def _report(options: argparse.Namespace) -> int:
         for folder in sweep_folders(options.run) or [options.run]:
             study = export_studies(folder)
             print(f"studies written to {study}; to look at them: optuna-dashboard {study}")
-    return 0
-
-
-def _plans_list(options: argparse.Namespace) -> int:
-    from tuner.database import read_database
-    from tuner.tables import files_table
-    from tuner.terminal import make_console
-
-    make_console().print(files_table(read_database(options.path), options.path))
-    return 0
-
-
-def _plans_show(options: argparse.Namespace) -> int:
-    from tuner.database import read_database
-    from tuner.tables import entry_table
-    from tuner.terminal import make_console
-
-    console = make_console()
-    for file in read_database(options.path):
-        for graph in file.graphs:
-            for entry in graph.lengths:
-                console.print(entry_table(file, graph, entry))
     return 0
 
 

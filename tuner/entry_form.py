@@ -65,7 +65,8 @@ def encode_graph(entry: GraphEntry) -> dict[str, Any]:
             "frontier": [Flow(_encode_row(row, names)) for row in item.frontier],
         })  # fmt: skip
     return {
-        "environment": dict(entry.environment),
+        # (torch gives its version as a text of its own class)
+        "environment": {str(key): str(value) for key, value in entry.environment.items()},
         "length": Flow(dict(entry.symbols)),
         "budget": None if entry.budget is None else entry.budget.plain,
         "regions": {name: Flow(encode_regions(regions)) for regions, name in names.items()},

@@ -16,8 +16,8 @@ from torch.utils import _pytree as pytree
 
 from search_space.errors import ConfigError
 from tuner.config import ModelConfig
+from tuner.runtime.distinct import distinct_targets, first_inputs
 from tuner.runtime.find_targets import AUTO
-from tuner.runtime.targets import distinct_targets, first_inputs
 
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 

@@ -17,11 +17,12 @@ from search_space.errors import CaptureError, UnsupportedSizes
 from search_space.plan import Plan
 from search_space.probe import Prober
 from tuner.runtime.analysis import Analysis
-from tuner.runtime.captures import Located, autocast_state, capture_key, layout, locate_in
+from tuner.runtime.captures import Located, capture_key, locate_in
 from tuner.runtime.choose import Chosen
 from tuner.runtime.equal_blocks import Attribute, differing_attributes, skeleton, watch_reads
-from tuner.runtime.generate import generate
+from tuner.runtime.generate import generate, with_weights_of
 from tuner.runtime.replaced import Replaced
+from tuner.runtime.signature import autocast_state, layout
 
 _PLAIN_LEAVES = (
     type(None), bool, int, float, complex, str, enum.Enum, torch.dtype, torch.device, torch.layout,
@@ -220,7 +221,7 @@ class Workshop:
             analysis = self.analysis(located)
             module = generate(analysis, chosen.plan, target.module, captured.constants)
             self._modules[key] = (captured, module)
-        return Ready(captured, _with_weights_of(self._modules[key][1], target.module))
+        return Ready(captured, with_weights_of(self._modules[key][1], target.module))
 
     def forget(self) -> None:
         """Free what only choosing plans needed."""
@@ -231,14 +232,6 @@ class Workshop:
         """Free all."""
         self._analyses.clear()
         self._modules.clear()
-
-
-def _with_weights_of(module: fx.GraphModule, block: torch.nn.Module) -> fx.GraphModule:
-    """The same generated code, reading its weights from another block. Nothing is copied."""
-    made = object.__new__(type(module))
-    vars(made).update(vars(module))
-    vars(made)["_modules"] = {**module._modules, "model": block}
-    return made
 
 
 def real_like(value: Any, device: torch.device) -> Any:

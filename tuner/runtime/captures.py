@@ -11,6 +11,7 @@ from torch.utils import _pytree as pytree
 
 from search_space.capture import Capture, capture
 from search_space.errors import UnsupportedSizes
+from tuner.runtime.signature import Witness, autocast_state, layout
 
 Shapes = tuple[tuple[int, ...], ...]
 
@@ -29,7 +30,14 @@ class Captures:
 
     def __init__(self, model: torch.nn.Module) -> None:
         self.model = model
+        self._witness = Witness(model)
         self._kept: list[tuple[object, Capture]] = []
+
+    def of(self, model: torch.nn.Module) -> Captures:
+        """The same captures for a copy of the model: none refers to weights but by name."""
+        made = Captures(model)
+        made._kept = list(self._kept)
+        return made
 
     def locate(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Located:
         """A kept capture whose guards hold for these inputs, else a new one.
@@ -38,7 +46,7 @@ class Captures:
             CaptureError: the model cannot be captured.
         """
         leaves, spec = pytree.tree_flatten((tuple(args), dict(kwargs)))
-        key = capture_key(leaves, spec)
+        key = (capture_key(leaves, spec), self._witness.state())
         for kept_key, kept in self._kept:
             if kept_key != key:
                 continue
@@ -62,17 +70,6 @@ def capture_key(leaves: list[Any], spec: pytree.TreeSpec) -> object:
     return signature, spec, autocast_state()
 
 
-def layout(tensor: torch.Tensor) -> tuple[int, ...] | None:
-    """The order of a tensor's dimensions in memory, None where it is contiguous. A trace turns
-    reshapes into views where the example's layout allows it, and so is of one layout."""
-    if tensor.is_contiguous():
-        return None
-    strides = tensor.stride()
-    wide = [dim for dim, size in enumerate(tensor.shape) if size != 1]
-    dense = tensor.numel() == 1 + sum((tensor.shape[dim] - 1) * strides[dim] for dim in wide)
-    return (*sorted(wide, key=lambda dim: -strides[dim]), -1 if dense else -2)
-
-
 def locate_in(captured: Capture, leaves: list[Any]) -> Located:
     """A capture as it serves a call with these leaves.
 
@@ -81,11 +78,3 @@ def locate_in(captured: Capture, leaves: list[Any]) -> Located:
     """
     shapes = tuple(tuple(leaves[place].shape) for place in captured.tensor_places)
     return Located(captured, captured.graph.bind(shapes), shapes)
-
-
-def autocast_state() -> tuple[object, ...]:
-    """What autocast would change about a call: it is captured with the model."""
-    return tuple(
-        torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-        for device in ("cpu", "cuda")
-    )

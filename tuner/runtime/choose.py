@@ -7,7 +7,7 @@ used, so that a budget met at one length is never assumed at another.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,28 +16,61 @@ import torch
 from cost_models.select import mib
 from search_space.budget import Budget
 from search_space.eager_peak import eager_peak_bytes
-from search_space.errors import AutoChunkError, CaptureError
+from search_space.errors import AutoChunkError, BudgetError, CaptureError
 from search_space.plan import Plan
-from tuner.database import GraphEntry, PlanRow
+from tuner.entries import GraphEntry, PlanRow, Shapes
 from tuner.frontier import SLOWEST
 from tuner.runtime.analysis import Analysis
+from tuner.runtime.lookup import Plans
 
 log = logging.getLogger("autochunk")
 
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """A plan for one length, where it came from, and its predicted peak."""
+    """A plan for one length, where it came from, and its peak.
+
+    ``peak_bytes`` is the memory model's, raised by as much as a tuned plan's measured peak exceeded
+    what the model had predicted for it.
+    """
 
     plan: Plan
     source: str
     peak_bytes: int
 
 
+def choose_for(
+    plans: Plans,
+    analysis: Analysis,
+    shapes: Shapes,
+    budget: Budget | None,
+    eager_peak: Callable[[], int],
+    who: str = "this model",
+) -> Chosen:
+    """The plan for a call by a database, under the user's budget or else the database's own.
+
+    Args:
+        eager_peak: tells the eager model's peak, where the database does not know it.
+        who: whose call it is, for messages.
+
+    Raises:
+        BudgetError: nothing fits the budget; names the lowest that can be met.
+    """
+    entry = plans.entry(analysis.graph.fingerprint, who)
+    if budget is None and entry is not None:
+        budget = entry.budget
+    eager: int | None = None
+    if budget is not None and budget.is_fraction:
+        eager = entry.eager_peak(shapes) if entry is not None else None
+        if eager is None:
+            eager = eager_peak()
+    return choose(analysis, entry, shapes, budget, eager)
+
+
 def choose(
     analysis: Analysis,
     entry: GraphEntry | None,
-    shapes: tuple[tuple[int, ...], ...],
+    shapes: Shapes,
     budget: Budget | None,
     eager_peak_bytes: int | None,
 ) -> Chosen:
@@ -93,19 +126,54 @@ def eager_or_captured_peak(
         return analysis.memory.profile().peak_bytes
 
 
+def rungs(analysis: Analysis, entry: GraphEntry | None, shapes: Shapes) -> tuple[Chosen, ...]:
+    """Plans for a call from the fastest down, each of a lower peak than the one before: a tuned
+    frontier, or the model unchanged where none was tuned. No search is made."""
+    for source, rows in entry.candidates(shapes) if entry is not None else ():
+        found: list[Chosen] = []
+        for row, peak in sorted(
+            _legal_rows(analysis, rows), key=lambda pair: (pair[0].latency_ms, pair[1])
+        ):
+            if not found or peak < found[-1].peak_bytes:
+                found.append(Chosen(row.plan, source, peak))
+        if found:
+            return tuple(found)
+    peak = analysis.memory.profile().peak_bytes
+    return (Chosen(Plan(analysis.graph.fingerprint), "unchanged", peak),)
+
+
+_SHARES = (0.5, 0.25)
+
+
+def lower_rungs(analysis: Analysis, below_bytes: int) -> tuple[Chosen, ...]:
+    """Analytic plans of lower and lower peaks, all below what is given. This searches."""
+    selector = analysis.selector
+    found: list[Chosen] = []
+
+    def keep(plan: Plan, source: str, peak: int) -> None:
+        if peak < (found[-1].peak_bytes if found else below_bytes):
+            found.append(Chosen(plan, source, peak))
+
+    for share in _SHARES:
+        limit = int(selector.unchunked_bytes * share)
+        if limit < below_bytes:
+            try:
+                one = selector.within(limit)
+            except BudgetError:
+                break
+            keep(one.plan, f"analytic, {share:g} of the unchunked peak", one.peak_bytes)
+    quick, least = selector.lowest(analysis.unchunked_s), selector.lowest()
+    keep(quick.plan, "analytic, lowest peak", quick.peak_bytes)
+    keep(least.plan, "analytic, lowest peak at any price", least.peak_bytes)
+    return tuple(found)
+
+
 def _best_row(
-    analysis: Analysis, rows: tuple[PlanRow, ...], limit: int | None, minimum: bool
+    analysis: Analysis, rows: Sequence[PlanRow], limit: int | None, minimum: bool
 ) -> tuple[PlanRow, int] | None:
-    """The fastest row within the limit by prediction at this length (or the lowest)."""
-    fitting: list[tuple[PlanRow, int]] = []
-    for row in rows:
-        try:
-            peak = analysis.memory.profile(row.plan.choices).peak_bytes
-        except AutoChunkError as error:
-            log.info("autochunk: a tuned plan is not legal at this length: %s", error)
-            continue
-        if limit is None or peak <= limit:
-            fitting.append((row, peak))
+    """The fastest row within the limit at this length (or the lowest)."""
+    legal = _legal_rows(analysis, rows)
+    fitting = [(row, peak) for row, peak in legal if limit is None or peak <= limit]
     if not fitting:
         return None
     if minimum:
@@ -113,3 +181,15 @@ def _best_row(
         return min(quick, key=lambda pair: (pair[1], pair[0].latency_ms))
     return min(fitting, key=lambda pair: (pair[0].latency_ms, pair[1]))
 
+
+def _legal_rows(analysis: Analysis, rows: Sequence[PlanRow]) -> list[tuple[PlanRow, int]]:
+    """The rows that can run at this length, with their peaks there."""
+    found = []
+    for row in rows:
+        try:
+            predicted = analysis.memory.profile(row.plan.choices).peak_bytes
+        except AutoChunkError as error:
+            log.info("autochunk: a tuned plan is not legal at this length: %s", error)
+            continue
+        found.append((row, int(predicted * row.excess)))
+    return found

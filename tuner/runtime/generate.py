@@ -25,3 +25,11 @@ def generate(
         constants: tensors of the graph's CONSTANT nodes, by name.
     """
     return rewrite(analysis.memory.program(plan.choices), model, constants)
+
+
+def with_weights_of(module: fx.GraphModule, model: torch.nn.Module) -> fx.GraphModule:
+    """The same generated code, reading its weights from another model. Nothing is copied."""
+    made = object.__new__(type(module))
+    vars(made).update(vars(module))
+    vars(made)["_modules"] = {**module._modules, "model": model}
+    return made

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import repeat
 
 import torch
 
@@ -68,28 +70,34 @@ class ChunkLoop(torch.nn.Module):
         self.outputs = outputs
 
     def forward(self, *tensors: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
-        """The outputs, whole; a lone one without a tuple."""
+        """The outputs, whole; a lone one without a tuple.
+
+        All slices of a tensor are made at once, and the body's code is called without a module's
+        ceremony: a chunk costs little beyond its ops.
+        """
+        size, extent = self.chunk_size, self.extent
+        columns = [
+            repeat(tensor) if cut is None else torch.split(tensor, size * cut.factor, cut.dim)
+            for tensor, cut in zip(tensors, self.inputs, strict=True)
+        ]
+        run = self.body.forward
         filled: list[torch.Tensor] = []
-        for start in range(0, self.extent, self.chunk_size):
-            length = min(self.chunk_size, self.extent - start)
-            ragged = length < self.chunk_size and self.tail is not None
-            made = (self.tail if ragged else self.body)(
-                *(
-                    tensor
-                    if cut is None
-                    else tensor.narrow(cut.dim, start * cut.factor, length * cut.factor)
-                    for tensor, cut in zip(tensors, self.inputs, strict=True)
-                ),
-                start,
-                length,
-            )
+        rooms: Iterator[tuple[torch.Tensor, ...]] = iter(())
+        for start, *given in zip(range(0, extent, size), *columns, strict=False):
+            length = min(size, extent - start)
+            if length < size and self.tail is not None:
+                run = self.tail.forward
+            made = run(*given, start, length)
             if not filled:
                 filled = [
                     output.room(part, tensors)
                     for output, part in zip(self.outputs, made, strict=True)
                 ]
-            for whole, output, part in zip(filled, self.outputs, made, strict=True):
-                cut = output.cut
-                whole.narrow(cut.dim, start * cut.factor, length * cut.factor).copy_(part)
+                rooms = zip(*(
+                    torch.split(whole, size * output.cut.factor, output.cut.dim)
+                    for whole, output in zip(filled, self.outputs, strict=True)
+                ), strict=True)  # fmt: skip
+            for room, part in zip(next(rooms), made, strict=True):
+                room.copy_(part)
             del made, part  # else a chunk's results would live on beside the next chunk
         return filled[0] if len(filled) == 1 else tuple(filled)

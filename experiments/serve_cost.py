@@ -1,0 +1,197 @@
+"""What plans cost at run time, beyond the ops themselves, in microseconds a call.
+
+    python -m experiments.serve_cost [--json PATH]
+
+Five costs, each with its bar: reading a database of 48 plans; choosing a plan for a call at sizes
+seen before; a call of an applied model in which nothing is chunked, over the bare captured graph;
+a chunk of a loop, over its ops and the slices; and choosing by free memory. Medians of many short
+turns, the two sides of a difference in turns; a machine that is busy makes them larger.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+from experiments.machine import environment
+from experiments.subjects import gpt2
+from search_space.budget import parse_budget
+from search_space.plan import Choice, Plan, Region
+from tuner import Applied, apply
+from tuner.database import GraphEntry, LengthEntry, PlanRow, Reference, read_database, write_graph
+from tuner.runtime.free_memory import free_memory_of
+from tuner.runtime.loop import ChunkLoop, Output, Sliced
+from tuner.runtime.signature import signature
+
+TURNS, CALLS = 31, 40
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One figure: what it is of, in which unit, and the most it may be."""
+
+    name: str
+    value: float
+    unit: str
+    bar: float
+
+    @property
+    def holds(self) -> bool:
+        return self.value <= self.bar
+
+    def __str__(self) -> str:
+        verdict = "holds" if self.holds else "MISSED"
+        return f"{self.name:<58} {self.value:8.2f} {self.unit}  at most {self.bar:g}: {verdict}"
+
+
+def each_us(call: Callable[[], Any], calls: int = CALLS) -> float:
+    """Microseconds a call, over several in a row."""
+    started = time.perf_counter()
+    for _ in range(calls):
+        call()
+    return (time.perf_counter() - started) / calls * 1e6
+
+
+def median_us(call: Callable[[], Any], calls: int = CALLS) -> float:
+    """The median of several turns."""
+    each_us(call)
+    return statistics.median(each_us(call, calls) for _ in range(TURNS))
+
+
+def difference_us(call: Callable[[], Any], base: Callable[[], Any], calls: int = CALLS) -> float:
+    """By how much one call takes longer than another: the median of turns taken in pairs."""
+    each_us(call)
+    each_us(base)
+    return statistics.median(each_us(call, calls) - each_us(base, calls) for _ in range(TURNS))
+
+
+def reading() -> Cost:
+    """A database of 48 plans: 12 lengths of 4, over 10 classes of 24 occurrences."""
+    classes = [
+        tuple(Region(tuple(range(3 * k, 3 * k + 40)), (1, 2) * 20).shifted(60 * layer)
+              for layer in range(24))
+        for k in range(10)
+    ]  # fmt: skip
+
+    def rows(length: int) -> tuple[PlanRow, ...]:
+        return tuple(
+            PlanRow(
+                Plan("f" * 16, (Choice(classes[(length // 128 + k) % 10], 8 << k),)),
+                1000 * k + 1, 1000 * k + 1, 9.5 - k, 0.9, 0.85, 0.95,
+            )
+            for k in range(4)
+        )  # fmt: skip
+
+    lengths = tuple(
+        LengthEntry(length, ((1, length),), Reference(10**6, 12.5), rows(length))
+        for length in range(128, 128 * 13, 128)
+    )
+    tuned_in = {"torch": torch.__version__, "dtype": "float32"}
+    entry = GraphEntry("f" * 16, tuned_in, {"n0": 128}, parse_budget(0.5), lengths)
+    with tempfile.TemporaryDirectory() as folder:
+        write_graph(Path(folder), "some device", "some model", entry)
+        spent = median_us(lambda: read_database(Path(folder)), 1)
+    return Cost("reading a database of 48 plans", spent / 1e3, "ms", 10)
+
+
+def small_model() -> tuple[torch.nn.Module, tuple[Any, ...], dict[str, Any]]:
+    """GPT-2 of two narrow layers: a graph of 80 ops that compute next to nothing."""
+    model, inputs = gpt2(layers=2, width=32, heads=4, positions=64, vocabulary=101)
+    args, kwargs = inputs(14)
+    return model, args, kwargs
+
+
+def choosing(applied: Applied, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Cost:
+    """From a call's arguments to what runs it."""
+
+    def choose() -> None:
+        call = signature(args, kwargs)
+        applied._serving[call.key, applied._witness.state()]
+
+    return Cost("choosing a plan at sizes seen before", median_us(choose), "us", 20)
+
+
+def calling(applied: Applied, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Cost:
+    """The whole way through an applied model, over the captured graph called with flat tensors."""
+    module = applied.prepare(*args, **kwargs).module
+    tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs))
+               if isinstance(leaf, torch.Tensor)]  # fmt: skip
+    assert not applied.plan.choices
+    with torch.no_grad():
+        spent = difference_us(lambda: applied(*args, **kwargs), lambda: module(*tensors))
+    return Cost("a call with nothing chunked, over the bare graph", spent, "us", 50)
+
+
+def looping() -> Cost:
+    """A loop of 64 chunks over two sliced inputs and a whole one, over the same ops on slices made
+    by hand, and the copies into slices of the outputs."""
+    chunks, size, width = 64, 4, 16
+    x, y, weight = torch.randn(chunks * size, width), torch.randn(chunks * size, width), torch.ones(
+        width
+    )
+    graph = torch.fx.Graph()
+    a, b, w, _, _ = (graph.placeholder(name) for name in ("a", "b", "w", "start", "length"))
+    total = graph.call_function(torch.ops.aten.add.Tensor, (a, b))
+    graph.output((graph.call_function(torch.ops.aten.mul.Tensor, (total, w)),))
+    body = torch.fx.GraphModule(torch.nn.Module(), graph, "Body")
+    cut = Sliced(0, 1)
+    loop = ChunkLoop(
+        body, chunks * size, size, (cut, cut, None), (Output(tuple(x.shape), x.stride(), cut),)
+    )
+    out = torch.empty_like(x)
+
+    def by_hand() -> None:
+        for start in range(0, chunks * size, size):
+            made = torch.ops.aten.mul.Tensor(
+                torch.ops.aten.add.Tensor(x.narrow(0, start, size), y.narrow(0, start, size)),
+                weight,
+            )
+            out.narrow(0, start, size).copy_(made)
+
+    with torch.no_grad():
+        spent = difference_us(lambda: loop(x, y, weight), by_hand, 4)
+    return Cost("a chunk of a loop, over its ops and slices", spent / chunks, "us", 10)
+
+
+def asking() -> Cost:
+    """How much memory is free: asked at each call with ``memory="free"``."""
+    kind = "cuda" if torch.cuda.is_available() else "cpu"
+    return Cost(f"asking for the free memory ({kind})", median_us(free_memory_of(kind)), "us", 200)
+
+
+def costs() -> list[Cost]:
+    """All of them."""
+    torch.set_num_threads(1)
+    model, args, kwargs = small_model()
+    applied = apply(model, args, kwargs)
+    return [reading(), choosing(applied, args, kwargs), calling(applied, args, kwargs), looping(),
+            asking()]  # fmt: skip
+
+
+def main() -> int:
+    """Print the costs; the exit code is 1 where a bar is missed."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0] if __doc__ else "")
+    parser.add_argument("--json", type=Path, help="write the figures there as well")
+    options = parser.parse_args()
+    found = costs()
+    for cost in found:
+        print(cost)
+    if options.json:
+        text = json.dumps({"machine": environment(), "costs": [asdict(cost) for cost in found]})
+        options.json.write_text(text + "\n", encoding="utf-8")
+    return 0 if all(cost.holds for cost in found) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,219 @@
+"""An applied model is the model in all else: moved, saved, copied, pickled, called from threads."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import threading
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from search_space.budget import parse_budget
+from search_space.errors import CaptureError
+from tests.tuner.small_factory import Block
+from tuner import Applied, apply
+from tuner.database import GraphEntry, LengthEntry, PlanRow, Reference, write_graph
+from tuner.environment import device_name
+
+LENGTH = 128
+
+
+def block() -> Block:
+    torch.manual_seed(0)
+    return Block(32, 4).eval()
+
+
+def sample(length: int = LENGTH) -> torch.Tensor:
+    return torch.randn(1, length, 32, generator=torch.Generator().manual_seed(length))
+
+
+def eager(model: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        found: torch.Tensor = model(x)
+    return found
+
+
+def assert_right(found: torch.Tensor, wanted: torch.Tensor, within: float = 1e-5) -> None:
+    torch.testing.assert_close(found, wanted, rtol=within, atol=within)
+
+
+@pytest.fixture
+def applied() -> Applied:
+    return apply(block(), (sample(),), memory_budget=0.5)
+
+
+def test_names_and_state_are_the_models(applied: Applied) -> None:
+    model = applied.model
+    assert applied.state_dict().keys() == model.state_dict().keys()
+    assert [name for name, _ in applied.named_parameters()] == [
+        name for name, _ in model.named_parameters()
+    ]
+    assert {id(p) for p in applied.parameters()} == {id(p) for p in model.parameters()}
+    assert applied.heads == model.heads == 4, "plain attributes too"
+    assert applied.qkv is model.qkv
+    with pytest.raises(AttributeError, match="nothing_such"):
+        _ = applied.nothing_such
+    # a state that is loaded is seen at the next call
+    torch.manual_seed(1)
+    other = Block(32, 4).eval()
+    applied.load_state_dict(other.state_dict())
+    assert_right(applied(sample()), eager(other, sample()))
+
+
+def test_moving_and_casting_choose_anew_and_give_the_models_outputs(applied: Applied) -> None:
+    x = sample()
+    assert applied.to(torch.float64) is applied
+    assert next(applied.model.parameters()).dtype == torch.float64
+    found = applied(x.double())
+    assert found.dtype == torch.float64
+    assert_right(found, eager(applied.model, x.double()))
+    assert applied.plan.choices
+    # also where the model itself was cast
+    applied.model.float()
+    assert_right(applied(x), eager(applied.model, x))
+    assert applied.bfloat16()(x.bfloat16()).dtype == torch.bfloat16
+
+
+def test_training_mode_is_refused_whoever_set_it(applied: Applied) -> None:
+    for train in (applied.train, applied.model.train):
+        train()
+        with pytest.raises(CaptureError, match=r"eval\(\)"):
+            applied(sample())
+        applied.eval()
+        assert not applied.training and not applied.model.qkv.training
+        assert_right(applied(sample()), eager(applied.model, sample()))
+
+
+def test_a_copy_has_its_own_weights_and_the_same_code(applied: Applied) -> None:
+    x = sample()
+    wanted = applied(x)
+    made = copy.deepcopy(applied)
+    assert made.code == applied.code
+    assert made.plan == applied.plan
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.mul_(1.25)
+    assert_right(made(x), eager(made.model, x))
+    assert not torch.allclose(made(x), wanted)
+    assert torch.equal(applied(x), wanted)
+    # new sizes are served from the capture at hand
+    captured = made.prepare(x).captured
+    assert made.prepare(sample(99)).captured is captured
+
+
+def test_a_pickled_one_chooses_the_same_plan(applied: Applied) -> None:
+    again: Applied = pickle.loads(pickle.dumps(applied))
+    assert torch.equal(again(sample()), applied(sample()))
+    assert again.plan == applied.plan
+    assert pickle.loads(pickle.dumps(applied.plan)) == applied.plan
+
+
+def test_inference_mode_works_for_the_first_call_and_for_later_ones() -> None:
+    model = block()
+    with torch.inference_mode():
+        x = sample()
+        applied = apply(model, (x,), memory_budget=0.5)
+        assert applied.plan.choices
+        assert_right(applied(x), model(x))
+        shorter = sample(77)
+        assert_right(applied(shorter), model(shorter))
+    assert_right(applied(sample()), eager(model, sample()))
+    assert torch.equal(applied(x), applied(sample())), "tensors of inference mode may come later"
+
+
+def test_hooks_on_the_applied_model_run(applied: Applied) -> None:
+    seen: list[Any] = []
+    handle = applied.register_forward_hook(lambda module, args, output: seen.append(output.shape))
+    applied(sample())
+    handle.remove()
+    applied(sample())
+    assert seen == [(1, LENGTH, 32)]
+
+
+def test_an_applied_model_within_another_module_is_saved_and_moved_with_it() -> None:
+    inner = apply(block(), (sample(),), memory_budget=0.5)
+    outer = torch.nn.Sequential(torch.nn.Linear(32, 32), inner).eval()
+    assert {name for name in outer.state_dict() if name.startswith("1.")} == {
+        f"1.{name}" for name in inner.model.state_dict()
+    }
+    outer.double()
+    with torch.no_grad():
+        x = sample().double()
+        assert_right(outer(x), inner.model(outer[0](x)))
+
+
+def test_threads_at_old_and_new_sizes_get_their_own_results(applied: Applied) -> None:
+    lengths = [LENGTH, 60, 61, LENGTH, 60, 61]
+    wanted = {length: eager(applied.model, sample(length)) for length in set(lengths)}
+    wrong: list[object] = []
+    start = threading.Barrier(len(lengths))
+
+    def work(length: int) -> None:
+        try:
+            start.wait()
+            for _ in range(3):
+                if not torch.allclose(applied(sample(length)), wanted[length], 1e-5, 1e-5):
+                    wrong.append(length)
+        except Exception as error:  # shown by the assertion below
+            wrong.append(error)
+
+    threads = [threading.Thread(target=work, args=(length,)) for length in lengths]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def test_an_argument_that_cannot_be_compared_is_refused_clearly(applied: Applied) -> None:
+    class Odd:
+        __hash__ = None  # type: ignore[assignment]
+
+    with pytest.raises(CaptureError, match="cannot be compared"):
+        applied(sample(), Odd())
+
+
+def test_a_measured_peak_above_the_predicted_one_counts(tmp_path: Path) -> None:
+    x = sample()
+    prepared = apply(block(), (x,), memory_budget=0.5).prepare(x)
+    plan, predicted = prepared.chosen.plan, prepared.chosen.peak_bytes
+    row = PlanRow(plan, 2 * predicted, predicted, 1.0, 1.0, 1.0, 1.0)
+    lower = replace(row, peak_bytes=predicted, latency_ms=3.0,
+                    plan=replace(plan, choices=(replace(plan.choices[0], chunk_size=2),
+                                                *plan.choices[1:])))  # fmt: skip
+    entry = LengthEntry(LENGTH, ((1, LENGTH, 32),), Reference(4 * predicted, 1.0), (lower, row))
+    write_graph(tmp_path, device_name("cpu"), "block",
+                GraphEntry(plan.fingerprint, {}, {}, parse_budget("min"), (entry,)))  # fmt: skip
+
+    def chosen(budget: int) -> Applied:
+        return apply(block(), (x,), plans=tmp_path, memory_budget=budget)
+
+    assert chosen(2 * predicted).plan == plan
+    assert chosen(2 * predicted - 1).plan == lower.plan
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("memory", [{"memory_budget": 0.5}, {"memory": "free"}])
+def test_a_fixed_length_can_be_recorded_as_a_cuda_graph(memory: dict[str, Any]) -> None:
+    model = block().cuda()
+    x = sample().cuda()
+    applied = apply(model, (x,), **memory)
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            applied(x)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        output = applied(x)
+    other = sample(LENGTH + 1)[:, 1:].contiguous().cuda()
+    x.copy_(other)
+    graph.replay()
+    torch.cuda.synchronize()
+    assert_right(output, eager(model, other))

@@ -1,0 +1,238 @@
+"""A model with a plan: called like the model, and in all else the model itself.
+
+Sizes decide the plan, so that work happens in layers, each done once and kept: a capture per
+pattern of sizes that a capture can serve, an analysis and a rewritten module per set of input
+shapes, and nothing but a dictionary look-up for shapes seen before.
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, NoReturn, Self
+
+import torch
+from torch.utils import _pytree as pytree
+
+from cost_models.ceilings import default_ceilings
+from search_space.errors import CaptureError, PlanError
+from search_space.plan import Plan
+from search_space.probe import Prober
+from tuner.measure.backends import backend_for
+from tuner.runtime.analysis import Analysis
+from tuner.runtime.captures import Captures, Located
+from tuner.runtime.choose import Chosen, choose_for, eager_or_captured_peak, rungs
+from tuner.runtime.explain import explain_plan, module_code
+from tuner.runtime.generate import generate, with_weights_of
+from tuner.runtime.lookup import device_of
+from tuner.runtime.replaced import unchanged
+from tuner.runtime.serving import Elastic, Pinned, Prepared, Serving
+from tuner.runtime.signature import Witness, signature
+from tuner.runtime.wish import Wish
+
+MOST_SHAPES = 64
+"""Sets of input shapes whose generated code is kept; the oldest goes first."""
+
+_SHARED = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
+
+
+class Applied(torch.nn.Module):
+    """A model with a plan: called like the model, with the same weights and output structure.
+
+    Made by :func:`tuner.apply`. Runs without gradients. Any length may be passed; the first call at
+    new sizes chooses a plan and generates its code.
+
+    Its weights, buffers and submodules *are* the model's, under the same names: ``state_dict``,
+    ``to``, ``parameters`` and attributes such as ``config`` answer as the model does. A copy has
+    weights of its own. Calls may come from several threads.
+    """
+
+    def __init__(
+        self, model: torch.nn.Module, wish: Wish, captures: Captures | None = None
+    ) -> None:
+        super().__init__()
+        state = vars(self)
+        state["model"] = model  # (past the registration of submodules, which would rename weights)
+        state.update((name, vars(model)[name]) for name in _SHARED)
+        self.training = model.training
+        self._wish = wish
+        self._captures = captures or Captures(model)
+        self._witness = Witness(model)
+        self._serving: dict[object, Serving] = {}
+        self._last: Serving | None = None
+        self._probe = Prober()
+        self._lock = threading.RLock()
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the model.
+
+        Raises:
+            BudgetError: new sizes cannot meet the budget.
+            MemoryShortage: with ``memory="free"``, no plan at all fits.
+        """
+        call = signature(args, kwargs)
+        key = (call.key, self._witness.state())
+        try:
+            serving = self._serving.get(key)
+        except TypeError as error:
+            self._refuse_key(error)
+        if serving is None or self.model.training:
+            serving = self._prepare(key, args, kwargs)
+        self._last = serving
+        with torch.no_grad():
+            if call.autocast:
+                # casts that autocast asks for were captured: it must not act twice
+                device = serving.current.analysis.graph.device
+                with torch.autocast(device, enabled=False):
+                    flat = serving.run(call.tensors)
+            else:
+                flat = serving.run(call.tensors)
+        return pytree.tree_unflatten(flat, serving.current.captured.out_spec)
+
+    def prepare(self, *args: Any, **kwargs: Any) -> Prepared:
+        """Choose the plan and generate the code for these inputs, without running it."""
+        key = (signature(args, kwargs).key, self._witness.state())
+        try:
+            found = self._serving.get(key)
+        except TypeError as error:
+            self._refuse_key(error)
+        self._last = found or self._prepare(key, args, kwargs)
+        return self._last.current
+
+    @property
+    def plan(self) -> Plan:
+        """The plan of the last call (at first, of the example inputs)."""
+        return self._current.chosen.plan
+
+    @property
+    def predicted_peak_bytes(self) -> int:
+        """The memory model's peak for the last call's sizes."""
+        return self._current.chosen.peak_bytes
+
+    @property
+    def code(self) -> str:
+        """The generated Python of the last call's sizes, loops and bodies included."""
+        return module_code(self._current.module)
+
+    def explain(self) -> str:
+        """The plan of the last call's sizes as a person reads it."""
+        current = self._current
+        assert self._last is not None
+        note = self._last.note()
+        text = explain_plan(current.analysis, current.chosen)
+        return f"{text}\n{note}" if note else text
+
+    @property
+    def _current(self) -> Prepared:
+        assert self._last is not None, "apply() prepares the example inputs"
+        return self._last.current
+
+    def _prepare(self, key: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Serving:
+        if self.model.training:
+            raise CaptureError("the model is in training mode; call model.eval() first")
+        # (tensors made in inference mode cannot be traced, but what is traced may run there)
+        with self._lock, torch.inference_mode(False):
+            known = self._serving.get(key)
+            if known is not None:  # another thread was here first
+                return known
+            located = self._captures.locate(args, kwargs)
+            graph = located.captured.graph
+            analysis = Analysis(
+                graph, located.bindings, default_ceilings(graph.device), self._probe
+            )
+            serving = self._serve(analysis, located, args, kwargs)
+            analysis.memory.forget()
+            while len(self._serving) >= MOST_SHAPES:
+                self._serving.pop(next(iter(self._serving)))
+            self._serving[key] = serving
+            return serving
+
+    def _serve(
+        self, analysis: Analysis, located: Located, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Serving:
+        wish, captured = self._wish, located.captured
+
+        def prepare(chosen: Chosen) -> Prepared:
+            module = generate(analysis, chosen.plan, self.model, captured.constants)
+            return Prepared(captured, analysis, chosen, module)
+
+        def eager_peak() -> int:
+            with unchanged(self.model):
+                return eager_or_captured_peak(self.model, analysis, args, kwargs)
+
+        if wish.fixed is not None:
+            return Pinned(prepare(_given(wish.fixed, analysis)))
+        if wish.free is not None:
+            entry = wish.plans.entry(analysis.graph.fingerprint)
+            backend = backend_for(device_of(self.model))
+            return Elastic(rungs(analysis, entry, located.shapes), prepare, wish.free, backend)
+        chosen = choose_for(wish.plans, analysis, located.shapes, wish.budget, eager_peak)
+        return Pinned(prepare(chosen))
+
+    @staticmethod
+    def _refuse_key(error: TypeError) -> NoReturn:
+        raise CaptureError(
+            f"an argument of the call cannot be compared ({error}), so that nothing can be kept "
+            "for calls like it; pass tensors and plain values"
+        ) from error
+
+    # -- in all else the model itself ------------------------------------------------------------
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            model = vars(self).get("model")
+            if model is None or name.startswith("__"):
+                raise
+            return getattr(model, name)
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """The model's."""
+        return self.model.state_dict(*args, **kwargs)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """The model's."""
+        return self.model.load_state_dict(state_dict, *args, **kwargs)
+
+    def train(self, mode: bool = True) -> Self:
+        """The model's. In training mode calls are refused."""
+        self.model.train(mode)
+        self.training = mode
+        return self
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
+        # (what moves and casts modules; plans are chosen anew for other devices and dtypes)
+        self.model._apply(fn, recurse)
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Applied:
+        model = copy.deepcopy(self.model, memo)
+        made = Applied(model, self._wish, self._captures.of(model))
+        memo[id(self)] = made
+
+        def move(prepared: Prepared) -> Prepared:
+            return replace(prepared, module=with_weights_of(prepared.module, model))
+
+        with self._lock:
+            for key, serving in self._serving.items():
+                made._serving[key] = serving.moved(move)
+                if serving is self._last:
+                    made._last = made._serving[key]
+        return made
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # code is generated anew where it is wanted
+        return Applied, (self.model, self._wish)
+
+
+def _given(plan: Plan, analysis: Analysis) -> Chosen:
+    """A plan as the user gave it."""
+    if analysis.graph.fingerprint != plan.fingerprint:
+        raise PlanError(
+            f"the plan belongs to graph {plan.fingerprint}, the model as called is "
+            f"{analysis.graph.fingerprint}; tune the model as it is called"
+        )
+    return Chosen(plan, "given", analysis.memory.profile(plan.choices).peak_bytes)

@@ -1,0 +1,99 @@
+"""What tells one call from another: the key under which what was prepared for it is kept.
+
+This is the work of every call, so that the common case, tensors and plain values that are not
+nested, is read without building trees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch.utils import _pytree as pytree
+
+_TENSORS = frozenset({torch.Tensor, torch.nn.Parameter})
+_PLAIN = frozenset({type(None), bool, int, float, str, torch.dtype})
+
+
+class Signature(NamedTuple):
+    """A call: whatever may change the captured graph or its sizes, its tensors in order, and
+    whether autocast is on. (A tuple, since it is made at each call.)"""
+
+    key: object
+    tensors: list[torch.Tensor]
+    autocast: bool
+
+
+def signature(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Signature:
+    """A call's signature. Equal keys mean that the same prepared code serves both; a key cannot be
+    hashed where an argument cannot."""
+    tensors: list[torch.Tensor] = []
+    parts: list[object] = []
+    structure: object = (len(args), *kwargs)
+    for value in (*args, *kwargs.values()):
+        if type(value) in _TENSORS:
+            tensors.append(value)
+            parts.append((value.shape, value.dtype, value.device, layout(value)))
+        elif type(value) in _PLAIN:
+            parts.append((type(value), value))
+        else:
+            tensors, parts, structure = _nested(args, kwargs)
+            break
+    autocast = autocast_state()
+    return Signature((tuple(parts), structure, autocast), tensors, autocast != _NO_AUTOCAST)
+
+
+def _nested(
+    args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> tuple[list[torch.Tensor], list[object], object]:
+    leaves, spec = pytree.tree_flatten((args, dict(kwargs)))
+    parts = [
+        (leaf.shape, leaf.dtype, leaf.device, layout(leaf))
+        if isinstance(leaf, torch.Tensor)
+        else (type(leaf), leaf)
+        for leaf in leaves
+    ]
+    return [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)], list(parts), spec
+
+
+def layout(tensor: torch.Tensor) -> tuple[int, ...] | None:
+    """The order of a tensor's dimensions in memory, None where it is contiguous. A trace turns
+    reshapes into views where the example's layout allows it, and so is of one layout."""
+    if tensor.is_contiguous():
+        return None
+    strides = tensor.stride()
+    wide = [dim for dim, size in enumerate(tensor.shape) if size != 1]
+    dense = tensor.numel() == 1 + sum((tensor.shape[dim] - 1) * strides[dim] for dim in wide)
+    return (*sorted(wide, key=lambda dim: -strides[dim]), -1 if dense else -2)
+
+
+class Witness:
+    """One weight that stands for all: whether a model was moved or cast since. It is looked up
+    anew at each call, as weights may be replaced."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self._held: tuple[dict[str, torch.nn.Parameter | None], str] | None = None
+        for module in model.modules():
+            name = next((name for name, one in module._parameters.items() if one is not None), None)
+            if name is not None:
+                self._held = (module._parameters, name)
+                break
+
+    def state(self) -> object:
+        """Of what kind the weights are now: dtype and device."""
+        if self._held is None:
+            return None
+        weight = self._held[0].get(self._held[1])
+        return None if weight is None else (weight.dtype, weight.device)
+
+
+_NO_AUTOCAST = (None, None)
+
+
+def autocast_state() -> tuple[object, ...]:
+    """What autocast would change about a call: it is captured with the model."""
+    return tuple(
+        torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+        for device in ("cpu", "cuda")
+    )

@@ -1,0 +1,58 @@
+"""What decides the plan of a call, as ``apply`` and the ``torch.compile`` backend are asked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from search_space.budget import Budget, parse_budget
+from search_space.errors import ConfigError
+from search_space.plan import Plan
+from tuner.runtime.free_memory import FreeMemory, free_memory_of
+from tuner.runtime.lookup import NOTHING, Plans, device_of, load_plans
+
+Memory = Literal["free"] | FreeMemory
+
+
+@dataclass(frozen=True)
+class Wish:
+    """Attributes:
+    plans: confirmed ones.
+    budget: the user's; None for the database's own.
+    fixed: a plan to run whatever else is said.
+    free: what tells the free memory, where that decides at each call.
+    """
+
+    plans: Plans = NOTHING
+    budget: Budget | None = None
+    fixed: Plan | None = None
+    free: FreeMemory | None = None
+
+
+def make_wish(
+    model: torch.nn.Module,
+    plans: str | Path | None = None,
+    memory_budget: float | int | str | None = None,
+    memory: Memory | None = None,
+) -> Wish:
+    """A wish from what the user gave; see :func:`tuner.apply`.
+
+    Raises:
+        ConfigError: the budget or memory is not understood, or both are given.
+        DatabaseError: the database is missing or damaged.
+    """
+    budget = None if memory_budget is None else parse_budget(memory_budget)
+    if memory is not None and budget is not None:
+        raise ConfigError(
+            "memory and memory_budget exclude each other: a budget pins the choice, memory='free' "
+            "makes it at each call; give one of them"
+        )
+    if memory is not None and memory != "free" and not callable(memory):
+        raise ConfigError(
+            f"memory must be 'free' or a function that gives the free bytes, got {memory!r}"
+        )
+    free = free_memory_of(device_of(model)) if isinstance(memory, str) else memory
+    return Wish(NOTHING if plans is None else load_plans(plans, model), budget, free=free)
