@@ -17,7 +17,7 @@ from tests.tuner.report_ledger import EVIL, MIB, baseline, ok, plan, write_ledge
 from tuner.cli import main
 from tuner.ledger import Ledger
 from tuner.report.chart import Axis, Chart, Kind, Point, Rule, Series
-from tuner.report.page import render, write_report
+from tuner.report.page import charts, render, write_report
 from tuner.report.png import draw_png
 from tuner.report.read import read_run
 from tuner.report.sizes import size_text
@@ -187,6 +187,27 @@ def test_a_finalist_that_fails_later_keeps_its_first_measurement(tmp_path: Path)
     assert one.runs[plan_key(plan(16))].status == "ok"
     assert one.ended == {"ok": 1, "timeout": 1}
     assert ("plan " + plan_key(plan(16)), "timeout", "too long") in one.failures
+
+
+def test_targets_are_told_apart_and_a_refused_one_is_a_failure(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "ledger.jsonl") as ledger:
+        config = {"budgets": [0.5], "seq_lens": [512], "model": {"id": "m", "targets": ["b.*"]}}
+        ledger.append("campaign", {"config": config})
+        for target in ("b.0", "b-0"):  # names that make one file name
+            ledger.append("target", {"target": target})
+            ledger.append("baseline", baseline(512))
+            ledger.append("plan", ok(16 if target == "b.0" else 32, 0.9))
+        ledger.append("target", {"target": "b.7", "status": "refused", "reason": "too little"})
+    run = read_run(tmp_path)
+    peaks = {key: [row.peak_bytes for row in one.frontier] for key, one in run.lengths.items()}
+    assert peaks == {("b.0", 512): [26 * MIB], ("b-0", 512): [42 * MIB]}
+    page = Page(render(run))
+    text = " ".join(page.text)
+    assert "b.0, length 512, budget 0.5: 26.0 MiB" in text
+    assert "too little" in text
+    assert "targets=['b.*']" in text
+    assert max(Counter(page.ids).values()) == 1
+    assert len({chart.name for chart in charts(run)}) == len(charts(run))
 
 
 def test_a_ledger_of_a_campaign_that_has_just_begun_gives_a_page(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 from search_space.budget import Budget
-from tuner.database import PlanRow, slug
+from tuner.database import PlanRow
 from tuner.report.chart import (
     Axis,
     Chart,
@@ -235,7 +235,7 @@ def _steps(values: Sequence[int], unit: int) -> Iterator[Point]:
 
 def _name(kind: str, one: LengthData) -> str:
     """A file name."""
-    return f"{kind}-{slug(one.place)}"
+    return f"{kind}-{one.anchor}"
 
 
 def budget_text(budget: Budget) -> str:

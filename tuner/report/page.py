@@ -125,7 +125,7 @@ def _section(one: LengthData, run: Run) -> dict[str, Any]:
         if plan_key(plan.row.plan) not in served
     ]
     return {
-        "place": one.place,
+        "title": one.title,
         "finished": one.result is not None,
         "reference": one.reference,
         "figures": shown,

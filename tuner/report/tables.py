@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from tuner.database import slug
 from tuner.frontier import NOISE
 from tuner.report.figures import budget_text, timelines
 from tuner.report.sizes import size_text
@@ -113,12 +112,12 @@ def outputs_text(difference: float | None) -> str:
 
 def plan_id(one: LengthData, key: str) -> str:
     """The id of a plan's section."""
-    return f"plan-{slug(one.place)}-{key}"
+    return f"plan-{one.anchor}-{key}"
 
 
 def class_id(one: LengthData, key: str) -> str:
     """The id of a region class's row."""
-    return f"class-{slug(one.place)}-{key}"
+    return f"class-{one.anchor}-{key}"
 
 
 def headlines(run: Run) -> list[str]:
@@ -131,7 +130,7 @@ def headlines(run: Run) -> list[str]:
                 continue
             saved = 1 - row.peak_bytes / one.eager_bytes
             found.append(
-                f"{one.place[0].upper()}{one.place[1:]}, budget {budget_text(served.budget)}: "
+                f"{one.title}, budget {budget_text(served.budget)}: "
                 f"{size_text(row.peak_bytes)} in place of {size_text(one.eager_bytes)} "
                 f"({100 * saved:.0f} % less), at {row.ratio:.2f} times {one.reference}'s time "
                 f"({row.ratio_low:.2f} to {row.ratio_high:.2f})."

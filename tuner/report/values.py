@@ -11,7 +11,7 @@ from typing import Any
 
 from search_space.budget import Budget
 from search_space.plan import Plan
-from tuner.database import PlanRow, Reference
+from tuner.database import PlanRow, Reference, slug
 from tuner.frontier import best_within, frontier
 from tuner.measure.protocol import Ratio
 
@@ -178,6 +178,18 @@ class LengthData:
     def place(self) -> str:
         """``length 512``, after the target where there is one."""
         return f"{self.target}, length {self.length}".removeprefix(", ")
+
+    @property
+    def title(self) -> str:
+        """The place at the beginning of a sentence; a target's name stays as it is."""
+        return self.place if self.target else f"Length {self.length}"
+
+    @property
+    def anchor(self) -> str:
+        """The place as part of ids and file names; targets of like names are told apart."""
+        if not self.target:
+            return slug(self.place)
+        return f"{slug(self.place)}-{hashlib.sha256(self.target.encode()).hexdigest()[:4]}"
 
     @property
     def short(self) -> str:
