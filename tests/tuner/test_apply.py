@@ -314,6 +314,17 @@ def test_new_sizes_that_cannot_meet_the_budget_are_an_error_at_the_call() -> Non
     assert_same(applied(sample(64)), unchunked(model, sample(64)))
 
 
+def test_a_short_input_may_take_what_the_example_takes() -> None:
+    model = block()
+    with pytest.raises(BudgetError):
+        apply(model, (sample(1),), memory_budget=0.5)
+    applied = apply(model, (sample(64),), memory_budget=0.5)
+    taken = applied.predicted_peak_bytes
+    for length in (1, 2):
+        assert_same(applied(sample(length)), unchunked(model, sample(length)))
+        assert applied.predicted_peak_bytes <= taken
+
+
 def test_a_budget_may_be_written_in_several_ways() -> None:
     assert parse_budget("0.5") == parse_budget(0.5) == Budget(fraction=0.5)
     assert parse_budget("2GiB") == parse_budget(2 * 2**30) == parse_budget(" 2 gib ")

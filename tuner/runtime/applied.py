@@ -17,7 +17,8 @@ import torch
 from torch.utils import _pytree as pytree
 
 from cost_models.ceilings import default_ceilings
-from search_space.errors import CaptureError, PlanError
+from search_space.budget import Budget
+from search_space.errors import BudgetError, CaptureError, PlanError
 from search_space.plan import Plan
 from search_space.probe import Prober
 from tuner.measure.backends import backend_for
@@ -63,13 +64,15 @@ class Applied(torch.nn.Module):
         self._serving: dict[object, Serving] = {}
         self._last: Serving | None = None
         self._probe = Prober()
+        self._example_bytes = 0  # what the plan of the first inputs takes
         self._lock = threading.RLock()
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the model.
 
         Raises:
-            BudgetError: new sizes cannot meet the budget.
+            BudgetError: new sizes cannot meet the budget, nor do they fit what the plan of the
+                example inputs takes.
             MemoryShortage: with ``memory="free"``, no plan at all fits.
         """
         call = signature(args, kwargs)
@@ -168,8 +171,26 @@ class Applied(torch.nn.Module):
             entry = wish.plans.entry(analysis.graph.fingerprint)
             backend = backend_for(device_of(self.model))
             return Elastic(rungs(analysis, entry, located.shapes), prepare, wish.free, backend)
-        chosen = choose_for(wish.plans, analysis, located.shapes, wish.budget, eager_peak)
-        return Pinned(prepare(chosen))
+        return Pinned(prepare(self._choose(analysis, located, eager_peak)))
+
+    def _choose(
+        self, analysis: Analysis, located: Located, eager_peak: Callable[[], int]
+    ) -> Chosen:
+        """A call's plan. A share of the little that a short input needs may be out of reach; it
+        may then take what the example inputs take, which the user has agreed to."""
+        plans, shapes = self._wish.plans, located.shapes
+        try:
+            chosen = choose_for(plans, analysis, shapes, self._wish.budget, eager_peak)
+        except BudgetError as error:
+            if not self._example_bytes:
+                raise
+            allowed = Budget(absolute_bytes=self._example_bytes)
+            try:
+                return choose_for(plans, analysis, shapes, allowed, eager_peak)
+            except BudgetError:
+                raise error from None
+        self._example_bytes = self._example_bytes or chosen.peak_bytes
+        return chosen
 
     @staticmethod
     def _refuse_key(error: TypeError) -> NoReturn:
@@ -211,6 +232,7 @@ class Applied(torch.nn.Module):
     def __deepcopy__(self, memo: dict[int, Any]) -> Applied:
         model = copy.deepcopy(self.model, memo)
         made = Applied(model, self._wish, self._captures.of(model))
+        made._example_bytes = self._example_bytes
         memo[id(self)] = made
 
         def move(prepared: Prepared) -> Prepared:
