@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 WORKERS ?= 2
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test lint types unit clean
+.PHONY: install demo test test-faults lint types unit clean
 
 install: $(STAMP)
 
@@ -21,6 +21,10 @@ demo: install
 	$(BIN)/python -m experiments.demo
 
 test: lint types unit
+
+# kills campaigns, measuring processes and writers at random instants; some minutes
+test-faults: install
+	$(BIN)/python -m pytest -m faults tests/faults tests/tuner/test_engine_ray.py
 
 lint: install
 	$(BIN)/ruff check .

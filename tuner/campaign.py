@@ -79,8 +79,8 @@ def run_campaign(
         clock = Clock(config.limits, journal)
         if clock.wall_left_s is not None:
             progress.limit(clock.wall_left_s)
-        journal.note("campaign", {"config": config.plain()})
         try:
+            journal.note("campaign", {"config": config.plain()})
             result = _tune(config, journal, clock, progress, samples)
         except Stopped as stopped:
             journal.note("stopped", {"reason": str(stopped)})

@@ -95,7 +95,6 @@ def ray_slots(config: CampaignConfig, target: str) -> list[RaySlot]:
         scheduling_strategy="SPREAD",
         max_restarts=-1,
         max_task_retries=0,
-        max_concurrency=2,  # a kill must get through while a measurement runs
     )
     return [
         RaySlot(
