@@ -33,10 +33,11 @@ from cost_models.select import mib
 from experiments.load import DTYPES, full_name, load_subject, parse_arguments
 from experiments.longest_confirm import Confirmed, confirm
 from experiments.longest_search import Mode, Preset, Search
-from experiments.machine import available_bytes, environment, plain_number
+from experiments.machine import environment, plain_number
 from experiments.sized import Sized
 from search_space.budget import parse_budget
 from search_space.errors import AutoChunkError, ConfigError
+from tuner.measure.confine import available_bytes
 from tuner.terminal import make_console
 
 PRESETS: Mapping[str, Preset] = {

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from experiments.longest_search import Mode, Search
-from experiments.machine import available_bytes
 from experiments.search_length import longest
 from search_space.errors import AutoChunkError
 from search_space.plan import decode_plan
+from tuner.measure.confine import available_bytes
 from tuner.measure.isolate import Isolated
 from tuner.measure.variables import QUIET
 

@@ -30,11 +30,12 @@ from tuner.measure.variables import QUIET
 
 os.environ.update(QUIET)
 
-from experiments.machine import available_bytes, environment
+from experiments.machine import environment
 from experiments.reach_page import misses, page, read_records
 from experiments.subjects import BARS, Bar
 from search_space.errors import AutoChunkError
 from search_space.plan import encode_plan
+from tuner.measure.confine import available_bytes
 from tuner.measure.isolate import Isolated
 
 RESULTS = Path(__file__).parent / "results" / "cpu"

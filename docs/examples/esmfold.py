@@ -46,7 +46,7 @@ def small_esmfold() -> Any:
     return EsmForProteinFolding(config).eval()
 
 
-def main(residues: int = 48) -> AppliedTargets:
+def main(residues: int = 32) -> AppliedTargets:
     """Fold a random sequence with and without plans, and compare."""
     torch.manual_seed(0)
     model = small_esmfold()

@@ -14,6 +14,7 @@ import torch
 
 from search_space.budget import parse_budget
 from search_space.errors import CaptureError
+from tests.tuner.one_block import assert_right, block, eager, sample
 from tests.tuner.small_factory import Block
 from tuner import Applied, apply
 from tuner.database import GraphEntry, LengthEntry, PlanRow, Reference, write_graph
@@ -22,28 +23,9 @@ from tuner.environment import device_name
 LENGTH = 128
 
 
-def block() -> Block:
-    torch.manual_seed(0)
-    return Block(32, 4).eval()
-
-
-def sample(length: int = LENGTH) -> torch.Tensor:
-    return torch.randn(1, length, 32, generator=torch.Generator().manual_seed(length))
-
-
-def eager(model: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
-    with torch.no_grad():
-        found: torch.Tensor = model(x)
-    return found
-
-
-def assert_right(found: torch.Tensor, wanted: torch.Tensor, within: float = 1e-5) -> None:
-    torch.testing.assert_close(found, wanted, rtol=within, atol=within)
-
-
 @pytest.fixture
 def applied() -> Applied:
-    return apply(block(), (sample(),), memory_budget=0.5)
+    return apply(block(), (sample(LENGTH),), memory_budget=0.5)
 
 
 def test_names_and_state_are_the_models(applied: Applied) -> None:
@@ -61,11 +43,11 @@ def test_names_and_state_are_the_models(applied: Applied) -> None:
     torch.manual_seed(1)
     other = Block(32, 4).eval()
     applied.load_state_dict(other.state_dict())
-    assert_right(applied(sample()), eager(other, sample()))
+    assert_right(applied(sample(LENGTH)), eager(other, sample(LENGTH)))
 
 
 def test_moving_and_casting_choose_anew_and_give_the_models_outputs(applied: Applied) -> None:
-    x = sample()
+    x = sample(LENGTH)
     assert applied.to(torch.float64) is applied
     assert next(applied.model.parameters()).dtype == torch.float64
     found = applied(x.double())
@@ -82,14 +64,14 @@ def test_training_mode_is_refused_whoever_set_it(applied: Applied) -> None:
     for train in (applied.train, applied.model.train):
         train()
         with pytest.raises(CaptureError, match=r"eval\(\)"):
-            applied(sample())
+            applied(sample(LENGTH))
         applied.eval()
         assert not applied.training and not applied.model.qkv.training
-        assert_right(applied(sample()), eager(applied.model, sample()))
+        assert_right(applied(sample(LENGTH)), eager(applied.model, sample(LENGTH)))
 
 
 def test_a_copy_has_its_own_weights_and_the_same_code(applied: Applied) -> None:
-    x = sample()
+    x = sample(LENGTH)
     wanted = applied(x)
     made = copy.deepcopy(applied)
     assert made.code == applied.code
@@ -107,7 +89,7 @@ def test_a_copy_has_its_own_weights_and_the_same_code(applied: Applied) -> None:
 
 def test_a_pickled_one_chooses_the_same_plan(applied: Applied) -> None:
     again: Applied = pickle.loads(pickle.dumps(applied))
-    assert torch.equal(again(sample()), applied(sample()))
+    assert torch.equal(again(sample(LENGTH)), applied(sample(LENGTH)))
     assert again.plan == applied.plan
     assert pickle.loads(pickle.dumps(applied.plan)) == applied.plan
 
@@ -115,34 +97,35 @@ def test_a_pickled_one_chooses_the_same_plan(applied: Applied) -> None:
 def test_inference_mode_works_for_the_first_call_and_for_later_ones() -> None:
     model = block()
     with torch.inference_mode():
-        x = sample()
+        x = sample(LENGTH)
         applied = apply(model, (x,), memory_budget=0.5)
         assert applied.plan.choices
         assert_right(applied(x), model(x))
         shorter = sample(77)
         assert_right(applied(shorter), model(shorter))
-    assert_right(applied(sample()), eager(model, sample()))
-    assert torch.equal(applied(x), applied(sample())), "tensors of inference mode may come later"
+    assert_right(applied(sample(LENGTH)), eager(model, sample(LENGTH)))
+    # tensors made in inference mode may come later, too
+    assert torch.equal(applied(x), applied(sample(LENGTH)))
 
 
 def test_hooks_on_the_applied_model_run(applied: Applied) -> None:
     seen: list[Any] = []
     handle = applied.register_forward_hook(lambda module, args, output: seen.append(output.shape))
-    applied(sample())
+    applied(sample(LENGTH))
     handle.remove()
-    applied(sample())
+    applied(sample(LENGTH))
     assert seen == [(1, LENGTH, 32)]
 
 
 def test_an_applied_model_within_another_module_is_saved_and_moved_with_it() -> None:
-    inner = apply(block(), (sample(),), memory_budget=0.5)
+    inner = apply(block(), (sample(LENGTH),), memory_budget=0.5)
     outer = torch.nn.Sequential(torch.nn.Linear(32, 32), inner).eval()
     assert {name for name in outer.state_dict() if name.startswith("1.")} == {
         f"1.{name}" for name in inner.model.state_dict()
     }
     outer.double()
     with torch.no_grad():
-        x = sample().double()
+        x = sample(LENGTH).double()
         assert_right(outer(x), inner.model(outer[0](x)))
 
 
@@ -169,16 +152,30 @@ def test_threads_at_old_and_new_sizes_get_their_own_results(applied: Applied) ->
     assert wrong == []
 
 
+def test_slices_of_larger_tensors_and_other_layouts_are_served() -> None:
+    model, large = block(), sample(2 * LENGTH)
+    applied = apply(model, (large[:, ::2],), memory_budget=0.5)
+    captured = applied.prepare(sample(LENGTH)).captured
+    turned = sample(LENGTH).transpose(1, 2).contiguous().transpose(1, 2)
+    for x in (large[:, :LENGTH], large[:, LENGTH - 3 :], sample(LENGTH), turned,
+              sample(LENGTH)[:, :1].expand(1, LENGTH, 32)):  # fmt: skip
+        assert_right(applied(x), eager(model, x))
+    assert applied.prepare(large[:, 5:55]).captured is captured, "as if it were no slice"
+    # contiguous but for the stride of its one row, which no size tells
+    first = apply(model, (large[:, :LENGTH],), memory_budget=0.5)
+    assert_right(first(sample(LENGTH)), eager(model, sample(LENGTH)))
+
+
 def test_an_argument_that_cannot_be_compared_is_refused_clearly(applied: Applied) -> None:
     class Odd:
         __hash__ = None  # type: ignore[assignment]
 
     with pytest.raises(CaptureError, match="cannot be compared"):
-        applied(sample(), Odd())
+        applied(sample(LENGTH), Odd())
 
 
 def test_a_measured_peak_above_the_predicted_one_counts(tmp_path: Path) -> None:
-    x = sample()
+    x = sample(LENGTH)
     prepared = apply(block(), (x,), memory_budget=0.5).prepare(x)
     plan, predicted = prepared.chosen.plan, prepared.chosen.peak_bytes
     row = PlanRow(plan, 2 * predicted, predicted, 1.0, 1.0, 1.0, 1.0)
@@ -201,7 +198,7 @@ def test_a_measured_peak_above_the_predicted_one_counts(tmp_path: Path) -> None:
 @pytest.mark.parametrize("memory", [{"memory_budget": 0.5}, {"memory": "free"}])
 def test_a_fixed_length_can_be_recorded_as_a_cuda_graph(memory: dict[str, Any]) -> None:
     model = block().cuda()
-    x = sample().cuda()
+    x = sample(LENGTH).cuda()
     applied = apply(model, (x,), **memory)
     stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     stream.wait_stream(torch.cuda.current_stream())

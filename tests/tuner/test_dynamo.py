@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from search_space.eager_peak import eager_peak_bytes
+from tests.tuner.one_block import assert_right, block, sample
 from tests.tuner.small_factory import Block
 from tuner import apply
 from tuner.database import GraphEntry, LengthEntry, PlanRow, Reference, write_graph
@@ -31,14 +32,9 @@ def fresh() -> Iterator[None]:
     torch._dynamo.reset()
 
 
-def sample(length: int) -> torch.Tensor:
-    return torch.randn(1, length, 32, generator=torch.Generator().manual_seed(length))
-
-
 @pytest.fixture
 def model() -> Block:
-    torch.manual_seed(0)
-    return Block(32, 4).eval()
+    return block()
 
 
 @pytest.fixture
@@ -52,10 +48,6 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[Applied]:
 
     monkeypatch.setattr(dynamo, "Applied", applied)
     return found
-
-
-def assert_right(found: torch.Tensor, wanted: torch.Tensor) -> None:
-    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
 
 
 def test_the_backend_is_found_by_name() -> None:

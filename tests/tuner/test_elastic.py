@@ -22,6 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from search_space.errors import ConfigError, MemoryShortage
 from search_space.plan import Plan
+from tests.tuner.one_block import assert_right, block, eager, sample
 from tests.tuner.small_factory import Block
 from tuner import Applied, apply
 from tuner.database import GraphEntry, LengthEntry, PlanRow, Reference, write_graph
@@ -76,29 +77,14 @@ class Device(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 @pytest.fixture(scope="module")
 def model() -> torch.nn.Module:
-    torch.manual_seed(0)
-    return Block(32, 4).eval()
-
-
-def sample(length: int = LENGTH) -> torch.Tensor:
-    return torch.randn(1, length, 32, generator=torch.Generator().manual_seed(length))
-
-
-def expected(model: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
-    with torch.no_grad():
-        found: torch.Tensor = model(x)
-    return found
-
-
-def assert_right(found: torch.Tensor, wanted: torch.Tensor) -> None:
-    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+    return block()
 
 
 @pytest.fixture(scope="module")
 def plans(model: torch.nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A frontier of three: unchanged, half of that, and the lowest but for small chunks."""
     folder = tmp_path_factory.mktemp("plans")
-    prepared = apply(model, (sample(),)).prepare(sample())
+    prepared = apply(model, (sample(LENGTH),)).prepare(sample(LENGTH))
     memory, selector = prepared.analysis.memory, prepared.analysis.selector
     plan = prepared.chosen.plan
     half = selector.within(selector.unchunked_bytes // 2)
@@ -133,9 +119,9 @@ def peaks(applied: Applied) -> list[int]:
 def test_each_call_takes_the_fastest_plan_that_fits_the_free_memory(
     model: torch.nn.Module, plans: Path
 ) -> None:
-    x, free = sample(), [1 << 40]
+    x, free = sample(LENGTH), [1 << 40]
     applied = apply(model, (x,), plans=plans, memory=lambda: free[0])
-    wanted = expected(model, x)
+    wanted = eager(model, x)
     found = []
     ladder = [int(peak * HEADROOM) for peak in peaks(applied)]
     # down the frontier and back up, step by step
@@ -151,10 +137,10 @@ def test_each_call_takes_the_fastest_plan_that_fits_the_free_memory(
 def test_where_no_tuned_plan_fits_lower_ones_are_looked_for(
     model: torch.nn.Module, plans: Path
 ) -> None:
-    x, free = sample(), [1 << 40]
+    x, free = sample(LENGTH), [1 << 40]
     applied = apply(model, (x,), plans=plans, memory=lambda: free[0])
     free[0] = peaks(applied)[-1]  # less than the headroom
-    assert_right(applied(x), expected(model, x))
+    assert_right(applied(x), eager(model, x))
     assert applied.predicted_peak_bytes < peaks(applied)[-1]
     assert "analytic" in applied.explain()
 
@@ -162,10 +148,10 @@ def test_where_no_tuned_plan_fits_lower_ones_are_looked_for(
 def test_running_out_of_memory_steps_down_once_a_step_and_is_remembered(
     model: torch.nn.Module, plans: Path, lines: Callable[[], list[str]]
 ) -> None:
-    x, device = sample(), Device(1 << 40)
+    x, device = sample(LENGTH), Device(1 << 40)
     # as a device is whose driver calls more free than it can give in one piece
     applied = apply(model, (x,), plans=plans, memory=lambda: device.free() + (64 << 20))
-    wanted = expected(model, x)
+    wanted = eager(model, x)
     first, second, third = peaks(applied)
     device.capacity = int(second * 1.01)
     with device:
@@ -189,7 +175,7 @@ def test_running_out_of_memory_steps_down_once_a_step_and_is_remembered(
 def test_a_lack_of_memory_that_passes_is_not_held_against_a_plan(
     model: torch.nn.Module, plans: Path
 ) -> None:
-    x, device = sample(), Device(1 << 40)
+    x, device = sample(LENGTH), Device(1 << 40)
     applied = apply(model, (x,), plans=plans, memory=device.free)
     first, second, _ = peaks(applied)
 
@@ -202,7 +188,7 @@ def test_a_lack_of_memory_that_passes_is_not_held_against_a_plan(
             device.taken_by_others = (1 << 40) - int(second * 1.01)
             return func(*args, **(kwargs or {}))
 
-    wanted = expected(model, x)
+    wanted = eager(model, x)
     with device, Neighbour():  # type: ignore[no-untyped-call]
         found = applied(x)
     assert_right(found, wanted)
@@ -216,7 +202,7 @@ def test_a_lack_of_memory_that_passes_is_not_held_against_a_plan(
 def test_when_nothing_fits_there_is_one_clear_error_and_nothing_stays_behind(
     model: torch.nn.Module, plans: Path
 ) -> None:
-    x, device = sample(), Device(1 << 40)
+    x, device = sample(LENGTH), Device(1 << 40)
     applied = apply(model, (x,), plans=plans, memory=device.free)
     device.capacity = 4 * LENGTH * 32 * 4
     with device, pytest.raises(MemoryShortage, match="with every plan") as caught:
@@ -226,12 +212,12 @@ def test_when_nothing_fits_there_is_one_clear_error_and_nothing_stays_behind(
     assert device.live == 0
     device.capacity = 1 << 40
     with device:
-        assert_right(applied(x), expected(model, x))
+        assert_right(applied(x), eager(model, x))
     assert applied.predicted_peak_bytes == peaks(applied)[0]
 
 
 def test_other_errors_are_the_callers(model: torch.nn.Module, plans: Path) -> None:
-    applied = apply(model, (sample(),), plans=plans, memory=lambda: 1 << 40)
+    applied = apply(model, (sample(LENGTH),), plans=plans, memory=lambda: 1 << 40)
 
     class Broken(TorchDispatchMode):  # type: ignore[no-untyped-call]
         def __torch_dispatch__(
@@ -240,16 +226,16 @@ def test_other_errors_are_the_callers(model: torch.nn.Module, plans: Path) -> No
             raise ValueError("not about memory")
 
     with Broken(), pytest.raises(ValueError, match="not about memory"):  # type: ignore[no-untyped-call]
-        applied(sample())
+        applied(sample(LENGTH))
 
 
 def test_without_a_database_the_ladder_is_analytic(model: torch.nn.Module) -> None:
-    x, free = sample(), [1 << 40]
+    x, free = sample(LENGTH), [1 << 40]
     applied = apply(model, (x,), memory=lambda: free[0])
     unchanged = applied.predicted_peak_bytes
     assert not applied.plan.choices
     free[0] = unchanged // 3
-    assert_right(applied(x), expected(model, x))
+    assert_right(applied(x), eager(model, x))
     assert applied.plan.choices
     assert applied.predicted_peak_bytes * HEADROOM <= free[0] + 1
     free[0] = 1 << 40
@@ -259,13 +245,13 @@ def test_without_a_database_the_ladder_is_analytic(model: torch.nn.Module) -> No
 
 def test_a_budget_pins_the_choice(model: torch.nn.Module, plans: Path) -> None:
     with pytest.raises(ConfigError, match="exclude each other"):
-        apply(model, (sample(),), plans=plans, memory="free", memory_budget=0.5)
+        apply(model, (sample(LENGTH),), plans=plans, memory="free", memory_budget=0.5)
     with pytest.raises(ConfigError, match="'free' or a function"):
-        apply(model, (sample(),), memory="lots")  # type: ignore[call-overload]
-    pinned = apply(model, (sample(),), plans=plans, memory_budget=1.0)
+        apply(model, (sample(LENGTH),), memory="lots")  # type: ignore[call-overload]
+    pinned = apply(model, (sample(LENGTH),), plans=plans, memory_budget=1.0)
     device = Device(peaks(pinned)[0] // 2)
     with device, pytest.raises(MemoryError):
-        pinned(sample())
+        pinned(sample(LENGTH))
 
 
 def test_the_systems_free_memory_is_told() -> None:
@@ -279,6 +265,7 @@ def test_the_systems_free_memory_is_told() -> None:
 
 REAL = """
 import resource, torch
+from tests.tuner.one_block import assert_right, block, eager, sample
 from tests.tuner.small_factory import Block
 from tuner import apply
 

@@ -106,7 +106,10 @@ def available_bytes() -> int:
         most = (group / "memory.max").read_text(encoding="ascii").strip()
         if most != "max":
             used = int((group / "memory.current").read_text(encoding="ascii"))
-            free.append(max(int(most) - used, 0))
+            # (cached pages of files count as used, but are given up on demand)
+            rows = (group / "memory.stat").read_text(encoding="ascii").splitlines()
+            cached = sum(int(row.split()[1]) for row in rows if row.startswith("inactive_file "))
+            free.append(max(int(most) - used + cached, 0))
     except (OSError, ValueError):
         pass  # no group of its own: the machine's figure holds
     return min(free)

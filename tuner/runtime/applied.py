@@ -11,7 +11,7 @@ import copy
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, NoReturn, Self
+from typing import Any, Self
 
 import torch
 from torch.utils import _pytree as pytree
@@ -30,7 +30,7 @@ from tuner.runtime.generate import generate, with_weights_of
 from tuner.runtime.lookup import device_of
 from tuner.runtime.replaced import unchanged
 from tuner.runtime.serving import Elastic, Pinned, Prepared, Serving
-from tuner.runtime.signature import Witness, signature
+from tuner.runtime.signature import Signature, Witness, dense, signature
 from tuner.runtime.wish import Wish
 
 MOST_SHAPES = 64
@@ -76,14 +76,7 @@ class Applied(torch.nn.Module):
             MemoryShortage: with ``memory="free"``, no plan at all fits.
         """
         call = signature(args, kwargs)
-        key = (call.key, self._witness.state())
-        try:
-            serving = self._serving.get(key)
-        except TypeError as error:
-            self._refuse_key(error)
-        if serving is None or self.model.training:
-            serving = self._prepare(key, args, kwargs)
-        self._last = serving
+        serving = self._served(call, args, kwargs)
         with torch.no_grad():
             if call.autocast:
                 # casts that autocast asks for were captured: it must not act twice
@@ -96,13 +89,7 @@ class Applied(torch.nn.Module):
 
     def prepare(self, *args: Any, **kwargs: Any) -> Prepared:
         """Choose the plan and generate the code for these inputs, without running it."""
-        key = (signature(args, kwargs).key, self._witness.state())
-        try:
-            found = self._serving.get(key)
-        except TypeError as error:
-            self._refuse_key(error)
-        self._last = found or self._prepare(key, args, kwargs)
-        return self._last.current
+        return self._served(signature(args, kwargs), args, kwargs).current
 
     @property
     def plan(self) -> Plan:
@@ -131,6 +118,22 @@ class Applied(torch.nn.Module):
     def _current(self) -> Prepared:
         assert self._last is not None, "apply() prepares the example inputs"
         return self._last.current
+
+    def _served(self, call: Signature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Serving:
+        """What serves a call: found, or made."""
+        key = (call.key, self._witness.state())
+        try:
+            serving = self._serving.get(key)
+        except TypeError as error:
+            raise CaptureError(
+                f"an argument of the call cannot be compared ({error}), so that nothing can be "
+                "kept for calls like it; pass tensors and plain values"
+            ) from error
+        if serving is None or self.model.training:
+            given = dense(args, kwargs) if call.copied else (args, kwargs)
+            serving = self._prepare(key, *given)
+        self._last = serving
+        return serving
 
     def _prepare(self, key: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Serving:
         if self.model.training:
@@ -191,13 +194,6 @@ class Applied(torch.nn.Module):
                 raise error from None
         self._example_bytes = self._example_bytes or chosen.peak_bytes
         return chosen
-
-    @staticmethod
-    def _refuse_key(error: TypeError) -> NoReturn:
-        raise CaptureError(
-            f"an argument of the call cannot be compared ({error}), so that nothing can be kept "
-            "for calls like it; pass tensors and plain values"
-        ) from error
 
     # -- in all else the model itself ------------------------------------------------------------
 

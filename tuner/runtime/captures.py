@@ -54,9 +54,25 @@ class Captures:
                 return locate_in(kept, leaves)
             except UnsupportedSizes:
                 continue
-        made = capture(self.model, args, kwargs)
+        with torch.no_grad():
+            plain = pytree.tree_map_only(torch.Tensor, _plain_strides, (tuple(args), dict(kwargs)))
+        made = capture(self.model, *plain)
         self._kept.append((key, made))
         return locate_in(made, leaves)
+
+
+def _plain_strides(tensor: torch.Tensor) -> torch.Tensor:
+    """The same tensor, in which dimensions of size 1 have the strides that the others suggest. What
+    they have in a slice, such as ``ids[:1, :99]``, means nothing, and follows from no size."""
+    if tensor.layout != torch.strided or 1 not in tensor.shape:
+        return tensor
+    strides, step = list(tensor.stride()), 1
+    for dim in reversed(range(tensor.dim())):
+        if tensor.shape[dim] == 1:
+            strides[dim] = step
+        else:
+            step = max(step, tensor.shape[dim] * strides[dim])
+    return tensor.as_strided(tensor.shape, strides)
 
 
 def capture_key(leaves: list[Any], spec: pytree.TreeSpec) -> object:

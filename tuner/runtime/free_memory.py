@@ -9,12 +9,12 @@ from pathlib import Path
 import torch
 
 from search_space.errors import ConfigError
+from tuner.measure.confine import available_bytes
 
 FreeMemory = Callable[[], int]
 """Bytes that a call may take now."""
 
 _MEMINFO = Path("/proc/meminfo")
-_CGROUP = Path("/sys/fs/cgroup")
 
 
 def free_memory_of(device: str) -> FreeMemory:
@@ -30,7 +30,7 @@ def free_memory_of(device: str) -> FreeMemory:
             "memory='free' cannot tell the free memory of this system; pass a function without "
             "arguments that gives it in bytes, such as memory=lambda: 8 * 2**30"
         )
-    return _cpu_free
+    return available_bytes
 
 
 def _cuda_free(device: torch.device) -> int:
@@ -39,36 +39,3 @@ def _cuda_free(device: torch.device) -> int:
     stats = torch.cuda.memory.memory_stats_as_nested_dict(device)
     held = stats["reserved_bytes"]["all"]["current"] - stats["allocated_bytes"]["all"]["current"]
     return int(free + held)
-
-
-def _cpu_free() -> int:
-    """What the system could give without swapping, within the control group's limit."""
-    free = 0
-    with _MEMINFO.open("rb") as file:
-        for line in file:
-            if line.startswith(b"MemAvailable:"):
-                free = int(line.split()[1]) * 1024
-                break
-    left = _cgroup_left()
-    return free if left is None else min(free, left)
-
-
-def _cgroup_left() -> int | None:
-    """Bytes to the limit of the control group (version 2), None where there is none."""
-    try:
-        limit = (_CGROUP / "memory.max").read_text(encoding="ascii").strip()
-        if limit == "max":
-            return None
-        used = int((_CGROUP / "memory.current").read_text(encoding="ascii"))
-        return max(int(limit) - used + _reclaimable(), 0)
-    except (OSError, ValueError):  # no such file, or of another form: then there is no such limit
-        return None
-
-
-def _reclaimable() -> int:
-    """Cached file pages, which count as used but are given up on demand."""
-    for line in (_CGROUP / "memory.stat").read_text(encoding="ascii").splitlines():
-        name, _, value = line.partition(" ")
-        if name == "inactive_file":
-            return int(value)
-    return 0

@@ -17,12 +17,14 @@ _PLAIN = frozenset({type(None), bool, int, float, str, torch.dtype})
 
 
 class Signature(NamedTuple):
-    """A call: whatever may change the captured graph or its sizes, its tensors in order, and
-    whether autocast is on. (A tuple, since it is made at each call.)"""
+    """A call: whatever may change the captured graph or its sizes, its tensors in order, whether
+    autocast is on, and whether a tensor had to be copied (:func:`dense`). (A tuple, since it is
+    made at each call.)"""
 
     key: object
     tensors: list[torch.Tensor]
     autocast: bool
+    copied: bool
 
 
 def signature(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Signature:
@@ -31,17 +33,42 @@ def signature(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Signature:
     tensors: list[torch.Tensor] = []
     parts: list[object] = []
     structure: object = (len(args), *kwargs)
+    copied = False
     for value in (*args, *kwargs.values()):
         if type(value) in _TENSORS:
+            if not value.is_contiguous() and _is_slice(value):
+                value, copied = value.contiguous(), True
             tensors.append(value)
             parts.append((value.shape, value.dtype, value.device, layout(value)))
         elif type(value) in _PLAIN:
             parts.append((type(value), value))
         else:
-            tensors, parts, structure = _nested(args, kwargs)
+            copied = any(map(_is_slice, pytree.tree_leaves((args, dict(kwargs)))))
+            given = dense(args, kwargs) if copied else (args, kwargs)
+            tensors, parts, structure = _nested(*given)
             break
     autocast = autocast_state()
-    return Signature((tuple(parts), structure, autocast), tensors, autocast != _NO_AUTOCAST)
+    return Signature((tuple(parts), structure, autocast), tensors, autocast != _NO_AUTOCAST, copied)
+
+
+def dense(
+    args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments, with a copy of each tensor that is a slice of a larger one: its strides follow
+    from none of its sizes, so that no capture with symbolic sizes could serve it."""
+    made: tuple[tuple[Any, ...], dict[str, Any]] = pytree.tree_map_only(
+        torch.Tensor, lambda t: t.contiguous() if _is_slice(t) else t, (args, dict(kwargs))
+    )
+    return made
+
+
+def _is_slice(value: Any) -> bool:
+    """Whether a tensor leaves out elements of its storage in between. (Broadcast ones do not, and
+    a copy would make them large.)"""
+    if not isinstance(value, torch.Tensor) or value.layout != torch.strided:
+        return False
+    order = layout(value)
+    return order is not None and order[-1] == -2 and 0 not in value.stride()
 
 
 def _nested(
