@@ -24,6 +24,15 @@ class Estimate:
     log_ratio: float
     spread: float
 
+    def __post_init__(self) -> None:
+        # a model that was fitted to little may say anything, and its exponential must be a number
+        cut = min(max(self.log_ratio, -MOST_LOG_RATIO), MOST_LOG_RATIO)
+        object.__setattr__(self, "log_ratio", cut)
+
+
+MOST_LOG_RATIO = 7.0
+"""Estimates are cut off here: no loop costs or saves a factor of a thousand."""
+
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
