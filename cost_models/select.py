@@ -127,12 +127,16 @@ class Selector:
         def allowed(setting: Setting) -> bool:
             return most_extra_s is None or self._extra(setting) <= most_extra_s
 
-        # what a distant target makes of the whole profile may lead lower than many small steps
-        starts = [
-            self._descend((), int(self.unchunked_bytes * share), weigh)
-            for share in (0.5, 0.25, 0.12, 0.06, 0.03)
-        ]
-        start = min(filter(allowed, [(), *starts]), key=self._peak)
+        # what a distant target makes of the whole profile may lead lower than many small steps,
+        # until some step is reached that nothing lowers
+        start: Setting = ()
+        for share in (0.5, 0.25, 0.12, 0.06, 0.03):
+            target = int(self.unchunked_bytes * share)
+            setting = self._descend((), target, weigh)
+            if allowed(setting) and self._peak(setting) < self._peak(start):
+                start = setting
+            if self._peak(setting) > target:
+                break
         found = [self._step_down(first, weigh, allowed) for first in dict.fromkeys(((), start))]
         return min(found, key=self._peak)
 

@@ -22,11 +22,12 @@ from torch.utils import _pytree as pytree
 from cost_models.ceilings import default_ceilings
 from experiments.judge import Judge, make_judge
 from search_space.candidates import Limits, all_regions, find_classes, levels
-from search_space.classes import RegionClass, class_key
+from search_space.classes import RegionClass, chosen_size, class_key
 from search_space.dim_rules import Probe, find_rule
 from search_space.errors import CaptureError, CyclicPlan, IllegalRegion
 from search_space.graph import LEAVES, OPAQUE, POINTWISE, RANDOM, SizedGraph
 from search_space.liveness import MemoryModel
+from search_space.nested import with_nested
 from search_space.plan import Plan
 from search_space.probe import Prober
 from search_space.space import SearchSpace, chunk_grid
@@ -252,7 +253,7 @@ class Check:
         probe = Prober()
         analysis = Analysis(captured.graph, located.bindings, default_ceilings(device), probe)
         classes = (every_class if self._thorough else find_classes)(analysis.memory, probe=probe)
-        space = SearchSpace(analysis.memory, classes)
+        space = SearchSpace(analysis.memory, with_nested(analysis.memory, classes, probe=probe))
         whole = Plan(captured.graph.fingerprint)
         plans: list[_Planned] = [
             ("the captured model, unchunked", 0, [(0, whole)])
@@ -343,7 +344,7 @@ class Check:
             plan = space.decode(setting)
             if len(plan.choices) > 1 and plan not in seen:
                 seen.add(plan)
-                sizes = ", ".join(str(choice.chunk_size) for choice in plan.choices)
+                sizes = ", ".join(str(chosen_size(choice)) for choice in plan.choices)
                 yield f"combination of {len(plan.choices)} classes, chunks {sizes}", plan
 
     def _rows(self, plans: Sequence[_Planned], cases: Sequence[_Case]) -> list[Row]:
@@ -432,7 +433,10 @@ def _title(item: RegionClass) -> str:
     loop = item.loops[0]
     last = loop.graph.nodes[loop.region.anchor]
     dim = loop.region.dims[-1]
-    return f"{region_title(loop)}: {last.label} {last.output.shape} by dimension {dim}{times}"
+    inside = f", loops inside chunks of {item.outer_size}" if item.inner else ""
+    return (
+        f"{region_title(loop)}: {last.label} {last.output.shape} by dimension {dim}{times}{inside}"
+    )
 
 
 def _line(error: BaseException) -> str:

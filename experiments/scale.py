@@ -1,9 +1,9 @@
 """What analysis costs as graphs grow: ``python -m experiments.scale``.
 
 One captured layer is repeated as plain data, so that the figures are of analysis alone. Printed are
-CPU times, each the median of some rounds: of finding all candidates, of a plan's memory from
-scratch (a new memory model that knows the loops), and of the same plan's memory after a change of
-one choice.
+CPU times, each the median of some rounds: of finding all candidates, nested ones included, of a
+plan's memory from scratch (a new memory model that knows the loops), and of the same plan's memory
+after a change of one choice.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from search_space.capture import capture
 from search_space.classes import RegionClass
 from search_space.graph import LEAVES, Argument, Ref, SizedGraph, SizedNode, map_arguments
 from search_space.liveness import MemoryModel
+from search_space.nested import with_nested
 from search_space.plan import Choice
 from search_space.space import SearchSpace
 
@@ -141,9 +142,12 @@ def cost(graph: SizedGraph, rounds: int = 9) -> Costs:
     """What the analysis of one graph costs."""
     memory = MemoryModel(graph)
     base, _ = _timed(memory.profile)
-    candidates, classes = _timed(lambda: find_classes(memory))
+    candidates, classes = _timed(lambda: with_nested(memory, find_classes(memory)))
     choices = plan_of(memory, classes)
-    changed = (*choices[:-1], replace(choices[-1], chunk_size=choices[-1].chunk_size + 1))
+    # one choice, the last plain one, at another size
+    which = max(k for k, choice in enumerate(choices) if not choice.inner)
+    other = replace(choices[which], chunk_size=choices[which].chunk_size + 1)
+    changed = (*choices[:which], other, *choices[which + 1 :])
     loops = [loop for item in classes for loop in item.loops]
     scratch, change = [], []
     for _ in range(rounds):

@@ -24,6 +24,7 @@ class NestLimits:
     """How far nesting is tried.
 
     Attributes:
+        least: a body in small chunks must need this share of the unchunked peak.
         outer: classes that are looked into, those first that would come down lowest.
         sizes: of each, the smallest chunk sizes of its grid that are tried.
         share: of what is alive around a class, its body in small chunks must be this much...
@@ -32,6 +33,7 @@ class NestLimits:
         at_once: inner classes that run together.
     """
 
+    least: float = 0.02
     outer: int = 12
     sizes: int = 2
     share: float = 0.25
@@ -48,13 +50,14 @@ def with_nested(
 ) -> tuple[RegionClass, ...]:
     """The classes, and behind them those with loops inside that come down much lower."""
     worth = []
+    least = limits.least * memory.profile().peak_bytes
     for item in classes:
         grid = chunk_grid(item.extent)
         if not grid:
             continue
         transient = memory.transient_bytes(item.loops[0], grid[-1])
         around = _around(memory, item)
-        if transient >= limits.share * (around + transient):
+        if transient >= max(least, limits.share * (around + transient)):
             worth.append((around, item.key, item, grid))
     worth.sort(key=lambda row: row[:2])
     found = [
