@@ -43,6 +43,9 @@ _LAG = 4
 
 _UNTRIED = 1 << 62
 
+_NEARER, _FAILURES = 0.75, 2
+"""Towards the lowest peak, each target is this part of the last; so many may fail in a row."""
+
 _MOST_EASED = 200
 """Cheaper settings tried at each step of relaxing, of each kind."""
 
@@ -127,16 +130,19 @@ class Selector:
         def allowed(setting: Setting) -> bool:
             return most_extra_s is None or self._extra(setting) <= most_extra_s
 
-        # what a distant target makes of the whole profile may lead lower than many small steps,
-        # until some step is reached that nothing lowers
+        # what a distant target makes of the whole profile may lead lower than many small steps
         start: Setting = ()
-        for share in (0.5, 0.25, 0.12, 0.06, 0.03):
-            target = int(self.unchunked_bytes * share)
+        target, failed = self.unchunked_bytes, 0
+        while failed < _FAILURES:
+            target = int(_NEARER * min(target, self._peak(start)))
             setting = self._descend((), target, weigh)
-            if allowed(setting) and self._peak(setting) < self._peak(start):
-                start = setting
-            if self._peak(setting) > target:
-                break
+            lower = self._peak(setting) < self._peak(start)
+            if lower and not allowed(setting):
+                setting = self._relax(setting, self._peak(setting))
+            if lower and allowed(setting):
+                start, failed = setting, 0
+            else:
+                failed += 1
         found = [self._step_down(first, weigh, allowed) for first in dict.fromkeys(((), start))]
         return min(found, key=self._peak)
 
@@ -190,7 +196,7 @@ class Selector:
         now = self._extra(setting)
         found: list[tuple[int, float, RegionClass, Setting]] = []
         enough = -1
-        above = np.cumsum(self._profile(setting).above(budget))
+        above = np.cumsum(self._profile(setting).above(budget), dtype=np.int64)
         touching = [item for item in self.space.classes if self._touches(item, above)]
         for item in sorted(touching, key=lambda one: -gains.get(one.key, _UNTRIED)):
             if gains.get(item.key, _UNTRIED) < enough:

@@ -18,7 +18,8 @@ import numpy as np
 from cost_models.base import Prediction
 from cost_models.plans import PlanCost
 from cost_models.scoring import Score
-from search_space.classes import RegionClass
+from cost_models.times import class_passes
+from search_space.classes import Form, RegionClass, choice_form, chosen_size
 from search_space.plan import Plan, encode_plan
 from search_space.regions import Loop
 from search_space.space import SearchSpace
@@ -85,7 +86,7 @@ class Records:
         self._append("search", length, {
             "round": number,
             "trials": [
-                [setting(space, one.plan), round(one.prediction.latency_ms, 4),
+                [space.setting(one.plan), round(one.prediction.latency_ms, 4),
                  one.prediction.peak_bytes]
                 for one in proposals
             ],
@@ -102,7 +103,7 @@ class Records:
         """What is expected of a plan that is about to run; times as ratios to the reference's."""
         self._append("prediction", length, {
             "plan": encode_plan(plan),
-            "setting": setting(space, plan),
+            "setting": space.setting(plan),
             "ratio": round(prediction.latency_ms / reference_ms, 5),
             "ratio_spread": round(prediction.spread_ms / reference_ms, 5),
             "peak_bytes": prediction.peak_bytes,
@@ -110,7 +111,7 @@ class Records:
 
     def finished(self, result: LengthResult, analysis: Analysis, cost: PlanCost) -> None:
         """The frontier of a length, which plan serves which budget, and what each plan does."""
-        known = {item.regions: item for item in analysis.space.classes}
+        known = {item.form: item for item in analysis.space.classes}
         places = {row.plan: place for place, row in enumerate(result.frontier)}
         self._append("result", result.length, {
             "reference": result.reference,
@@ -146,12 +147,6 @@ def timeline_bytes(profile: Profile, loops: Sequence[Loop]) -> list[int]:
     return found
 
 
-def setting(space: SearchSpace, plan: Plan) -> dict[str, int]:
-    """A plan's chunk sizes by class."""
-    keys = {item.regions: item.key for item in space.classes}
-    return {keys[choice.regions]: choice.chunk_size for choice in plan.choices}
-
-
 def _loop_row(loop: Loop, times: int) -> Row:
     """A region as a person reads it."""
     return {
@@ -168,22 +163,22 @@ def _plan_row(
     row: PlanRow,
     analysis: Analysis,
     cost: PlanCost,
-    known: Mapping[tuple[Any, ...], RegionClass],
+    known: Mapping[Form, RegionClass],
 ) -> Row:
     memory = analysis.memory
     active = memory.active(row.plan.choices)
     profile = memory.profile(row.plan.choices)
     chosen = []
     for choice, loops in active:
-        item = known[choice.regions]
+        item = known[choice_form(choice)]
         others = [other for other, _ in active if other is not choice]
         chosen.append({
             **_loop_row(loops[0], len(loops)),
             "class": item.key,
             "chunk_size": choice.chunk_size,
-            "passes": loops[0].passes(choice.chunk_size),
+            "passes": class_passes(item, chosen_size(choice)),
             "without_bytes": memory.profile(others).peak_bytes,
-            "extra_ms": round(1e3 * cost.extra_seconds(item, choice.chunk_size), 4),
+            "extra_ms": round(1e3 * cost.extra_seconds(item, chosen_size(choice)), 4),
         })  # fmt: skip
     values = {name: value for name, value in asdict(row).items() if name != "plan"}
     return {

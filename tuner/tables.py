@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cost_models.select import mib
+from search_space.plan import Choice
 from tuner.campaign_result import CampaignResult, LengthPlan, LengthResult
 from tuner.database import GraphEntry, LengthEntry, ModelFile
 from tuner.inspect_model import FrontierPoint, Inspected
@@ -71,6 +72,12 @@ def dry_run_table(plans: Sequence[LengthPlan]) -> Table:
     return table
 
 
+def size_text(choice: Choice) -> str:
+    """A choice's chunk size, and those of the loops inside: ``2 (inside by 64)``."""
+    inner = ", ".join(size_text(one) for one in choice.inner)
+    return f"{choice.chunk_size} (inside by {inner})" if inner else str(choice.chunk_size)
+
+
 def result_table(result: LengthResult) -> Table:
     """A length's confirmed frontier."""
     table = _table(
@@ -81,7 +88,7 @@ def result_table(result: LengthResult) -> Table:
     for row in result.frontier:
         share = row.peak_bytes / max(result.eager.peak_bytes, 1)
         chunks = ", ".join(
-            f"{len(c.regions)}x {len(c.regions[0].nodes)} nodes by {c.chunk_size}"
+            f"{len(c.regions)}x {len(c.regions[0].nodes)} nodes by {size_text(c)}"
             for c in row.plan.choices
         )
         table.add_row(
@@ -144,7 +151,7 @@ def entry_table(file: ModelFile, graph: GraphEntry, entry: LengthEntry) -> Table
         "peak", "of eager", "predicted", "latency", "time ratio", "95 % interval", "chunks",
     )  # fmt: skip
     for row in entry.frontier:
-        chunks = ", ".join(f"{len(c.regions)}x by {c.chunk_size}" for c in row.plan.choices)
+        chunks = ", ".join(f"{len(c.regions)}x by {size_text(c)}" for c in row.plan.choices)
         table.add_row(
             mib(row.peak_bytes), f"{row.peak_bytes / max(entry.eager.peak_bytes, 1):.3f}",
             mib(row.predicted_bytes), f"{row.latency_ms:.1f} ms", f"{row.ratio:.3f}",

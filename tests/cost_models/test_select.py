@@ -9,6 +9,7 @@ from dataclasses import replace
 from random import Random
 
 import pytest
+import torch
 
 from cost_models.ceilings import default_ceilings
 from cost_models.select import Cost, Selected, Selector
@@ -281,3 +282,33 @@ def test_what_is_found_is_close_to_the_best(space: SearchSpace, cost: Cost) -> N
 def quantiles(peaks: Sequence[int]) -> list[int]:
     ordered = sorted(set(peaks))
     return [ordered[(len(ordered) - 1) * step // 6] for step in range(7)]
+
+
+def test_regions_on_two_dimensions_follow_each_other() -> None:
+    class Mixer(torch.nn.Module):
+        """Wide in the middle of both halves: the first runs by rows, the second by columns."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.up, self.down = torch.nn.Linear(48, 960), torch.nn.Linear(960, 48)
+            self.over, self.under = torch.nn.Linear(64, 1280), torch.nn.Linear(1280, 64)
+            self.eval()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = x + self.down(torch.relu(self.up(x)))
+            # normalised over the rows: columns alone can be taken apart
+            y = torch.softmax(x, 0).transpose(0, 1).contiguous()
+            return x + self.under(torch.relu(self.over(y))).transpose(0, 1)
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        tiny = analysed(Mixer(), (torch.randn(64, 48),))
+    found = SearchSpace(tiny.memory, find_classes(tiny.memory))
+    chosen = Selector(found, by_roofline).lowest()
+    loops = [tiny.memory.loop(choice.regions[0]) for choice in chosen.plan.choices]
+    assert [loop.extent for loop in loops] == [64, 48]
+    assert tiny.differs(chosen.plan.choices) == ""
+    singly = [
+        tiny.memory.profile([item.choice(1)]).peak_bytes for item in found.classes
+    ]
+    assert chosen.peak_bytes < 0.5 * min(singly)
