@@ -63,7 +63,7 @@ def repeated(graph: SizedGraph, first: int, length: int, times: int) -> SizedGra
     nodes = list(graph.nodes[:first])
     for copy in range(times):
         for node in graph.nodes[first : first + length]:
-            nodes.append(_moved(graph, node, copy * length, first - length) if copy else node)
+            nodes.append(_moved(graph, node, copy * length, first - length))
     for node in graph.nodes[first + length :]:
         nodes.append(_moved(graph, node, by, first))
 
@@ -77,6 +77,8 @@ def repeated(graph: SizedGraph, first: int, length: int, times: int) -> SizedGra
 
 def _moved(graph: SizedGraph, node: SizedNode, by: int, since: int) -> SizedNode:
     """A node moved on, with its references to nodes at ``since`` or later."""
+    if not by:
+        return node
 
     def move(value: Argument) -> Argument:
         if not isinstance(value, Ref) or value.index < since:

@@ -1,0 +1,97 @@
+"""What model code keeps for later calls holds no tensors of a trace."""
+
+from __future__ import annotations
+
+import functools
+import gc
+import sys
+import types
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+
+from search_space.capture import capture
+from search_space.eager_peak import eager_peak_bytes
+from search_space.forgotten import caches_forgotten
+
+SOURCE = """
+import functools
+import torch
+
+@functools.cache
+def table(size):
+    return torch.arange(size, dtype=torch.float32)
+
+@functools.lru_cache(maxsize=4)
+def scaled(size, scale):
+    return table(size) * scale
+
+class Model(torch.nn.Module):
+    @functools.lru_cache
+    def own(self, size):
+        return torch.ones(size)
+
+    def forward(self, x):
+        return (x + table(5) + scaled(5, 0.5) * self.own(5)).exp()
+"""
+
+
+@pytest.fixture
+def library() -> Iterator[types.ModuleType]:
+    """A library with caches of its own."""
+    made = types.ModuleType("a_models_library")
+    sys.modules[made.__name__] = made
+    exec(SOURCE, made.__dict__)
+    yield made
+    del sys.modules[made.__name__]
+
+
+TRACES: dict[str, Callable[[torch.nn.Module, torch.Tensor], object]] = {
+    "capture": lambda model, x: capture(model, (x,)),
+    "eager peak": lambda model, x: eager_peak_bytes(model, (x,)),
+}
+
+
+@pytest.mark.parametrize("frozen", [False, True], ids=["", "objects frozen"])
+@pytest.mark.parametrize("name", TRACES)
+def test_a_call_after_tracing_gives_real_numbers(
+    library: types.ModuleType, name: str, frozen: bool
+) -> None:
+    model = library.Model().eval()
+    x = torch.rand(3, 5)
+    if frozen:
+        gc.freeze()  # as servers do before they start workers
+    try:
+        TRACES[name](model, x)
+    finally:
+        gc.unfreeze()
+    for tensor in (library.table(5), library.scaled(5, 0.5), model.own(5)):
+        assert type(tensor) is torch.Tensor
+        assert tensor.device.type == "cpu"
+    table = torch.arange(5.0)
+    torch.testing.assert_close(model(x), (x + table + table * 0.5).exp())
+
+
+def test_unrelated_caches_keep_their_content(library: types.ModuleType) -> None:
+    calls = []
+
+    @functools.cache
+    def unrelated(number: int) -> int:
+        calls.append(number)
+        return number * 2
+
+    unrelated(3)
+    before = library.table(7)
+    capture(library.Model().eval(), (torch.rand(3, 5),))
+    eager_peak_bytes(library.Model().eval(), (torch.rand(3, 5),))
+    assert unrelated(3) == 6
+    assert calls == [3]
+    assert torch.equal(library.table(7), before)
+
+
+def test_caches_are_forgotten_where_tracing_fails(library: types.ModuleType) -> None:
+    with pytest.raises(RuntimeError, match="inside"), caches_forgotten():
+        library.table(5)
+        raise RuntimeError("inside")
+    assert library.table.cache_info().currsize == 0
