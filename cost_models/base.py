@@ -10,16 +10,20 @@ A plan's latency follows from it and from how long each class takes whole; see
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
-from cost_models.features import Features
+from cost_models.features import Features, features_from_plain
+
+Z90 = 1.6449
+"""Standard deviations to either side that hold 90 % of a normal distribution."""
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A predicted log ratio of times, chunked over whole, and one standard deviation of it."""
+    """A predicted log ratio of times, chunked over whole, and one standard deviation of it: nine of
+    ten measured ones are to lie within ``Z90`` spreads."""
 
     log_ratio: float
     spread: float
@@ -49,25 +53,57 @@ class Sample:
 
     Attributes:
         features: of the region at that chunk size.
-        log_ratio: log(chunked / whole), of medians of interleaved runs.
+        log_ratio: log(chunked / whole), of interleaved runs.
         group: what stays fixed while chunk sizes vary: class and length. Accuracy is judged within
             groups.
         length: the length it was timed at.
+        model: the model that the region is of.
+        noise: one standard deviation of ``log_ratio`` from run to run, where it was estimated.
+        whole_ms: time of one occurrence run whole; 0 where it is not known.
+        again: ``log_ratio`` from one half of the runs, and from the other: what repetition gives;
+            None where it is not known.
     """
 
     features: Features
     log_ratio: float
     group: str
     length: int
+    model: str = ""
+    noise: float = 0.0
+    whole_ms: float = 0.0
+    again: tuple[float, float] | None = None
 
     def plain(self) -> dict[str, Any]:
-        """As plain values, for the ledger."""
+        """As plain values, for ledgers and data files."""
         return {
-            "features": asdict(self.features),
-            "log_ratio": self.log_ratio,
+            "features": self.features.plain(),
+            "log_ratio": round(self.log_ratio, 5),
             "group": self.group,
             "length": self.length,
+            "model": self.model,
+            "noise": round(self.noise, 5),
+            "whole_ms": round(self.whole_ms, 5),
+            "again": None if self.again is None else [round(one, 5) for one in self.again],
         }
+
+
+def sample_from_plain(row: Mapping[str, Any]) -> Sample:
+    """The inverse of :meth:`Sample.plain`.
+
+    Raises:
+        KeyError: something is missing; the row is of another version.
+    """
+    again = row["again"]
+    return Sample(
+        features_from_plain(row["features"]),
+        float(row["log_ratio"]),
+        str(row["group"]),
+        int(row["length"]),
+        str(row["model"]),
+        float(row["noise"]),
+        float(row["whole_ms"]),
+        None if again is None else (float(again[0]), float(again[1])),
+    )
 
 
 class CostModel(Protocol):

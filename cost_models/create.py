@@ -10,7 +10,9 @@ from cost_models.macro_micro import MacroMicro
 from cost_models.roofline import Roofline
 
 KINDS: dict[str, Callable[[int], CostModel]] = {
-    "learned": lambda seed: Learned(seed),
+    "learned": lambda seed: Learned(seed, "learned"),
+    "forest": lambda seed: Learned(seed, "forest"),
+    "linear": lambda seed: Learned(seed, "linear"),
     "roofline": lambda seed: Roofline(),
     "macro_micro": lambda seed: MacroMicro(),
 }

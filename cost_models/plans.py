@@ -1,23 +1,19 @@
-"""From regions to plans: a plan's latency is the unchunked one plus its regions' differences.
-
-    latency = unchunked + sum over classes of n * whole * (exp(log_ratio) - 1 + bias)
-
-with n the occurrences and ``whole`` the time of one of them, unchunked. Whole-model runs confirm
-plans; what they show beyond the sum is shared out among their classes as a ``bias``, by ridge
-regression towards none.
-"""
+"""What plans of one graph at one length cost: the terms of :mod:`cost_models.latency` from region
+classes, and peaks from the memory model."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cost_models.base import CostModel, Estimate, Prediction
 from cost_models.ceilings import Ceilings
 from cost_models.features import class_features
+from cost_models.latency import Term, draw_latencies, fit_bias, latency
 from search_space.classes import Form, RegionClass, choice_form, chosen_size
 from search_space.liveness import MemoryModel
 from search_space.plan import Plan
@@ -33,9 +29,8 @@ class PlanCost:
         model: of log ratios.
         ceilings: the device's.
         unchunked_ms: the measured latency of the graph as captured.
-        whole_ms: time of one occurrence of a class, whole, by class key; measured where it was,
-            else the roofline's, scaled to the unchunked latency.
-        bias: per class key, see the module.
+        whole_ms: time of one occurrence of a class, whole, by class key; measured where it was.
+        bias: per class key, see :mod:`cost_models.latency`.
     """
 
     memory: MemoryModel
@@ -49,60 +44,67 @@ class PlanCost:
 
     def predict(self, plan: Plan) -> Prediction:
         """Latency, its spread, and the memory model's peak."""
-        known = self._by_form()
-        total = self.unchunked_ms
-        variance = (0.01 * self.unchunked_ms) ** 2
-        for choice in plan.choices:
-            item, size = known[choice_form(choice)], chosen_size(choice)
-            if size >= item.extent and not item.inner:
-                continue
-            found = self._estimate(item, size)
-            whole = len(item.loops) * self.whole_ms[item.key]
-            ratio = math.exp(found.log_ratio)
-            total += whole * (ratio - 1 + self.bias.get(item.key, 0.0))
-            variance += (whole * ratio * found.spread) ** 2
-        peak = self.memory.profile(plan.choices).peak_bytes
-        return Prediction(max(total, 0.02 * self.unchunked_ms), math.sqrt(variance), peak)
+        return self.predict_all([plan])[0]
+
+    def predict_all(self, plans: Sequence[Plan]) -> list[Prediction]:
+        """The predictions of many plans; what they ask of the model is asked in one go."""
+        self._learn_of(plans)
+        found = []
+        for plan in plans:
+            mean, spread = latency(self._terms(plan), self._cache, self.unchunked_ms, self.bias)
+            found.append(Prediction(mean, spread, self.memory.profile(plan.choices).peak_bytes))
+        return found
+
+    def draws(self, plans: Sequence[Plan], count: int, seed: int = 0) -> NDArray[np.float64]:
+        """Latencies in ms that the plans might have; see
+        :func:`cost_models.latency.draw_latencies`."""
+        self._learn_of(plans)
+        rows = [self._terms(plan) for plan in plans]
+        return draw_latencies(
+            rows, self._cache, self.unchunked_ms, self.bias, count=count, seed=seed
+        )
 
     def extra_seconds(self, item: RegionClass, chunk_size: int) -> float:
         """The class's difference, chunked less whole, all occurrences together."""
-        ratio = math.exp(self._estimate(item, chunk_size).log_ratio)
-        change = ratio - 1 + self.bias.get(item.key, 0.0)
-        return len(item.loops) * self.whole_ms[item.key] * change / 1e3
+        self._estimate([(item, chunk_size)])
+        term = self._term(item, chunk_size)
+        mean, _ = latency([term], self._cache, term.whole_ms, self.bias)
+        return (mean - term.whole_ms) / 1e3
 
     def corrected(self, runs: Sequence[tuple[Plan, float]]) -> PlanCost:
         """With biases from confirmed runs: plans and their measured latencies in ms."""
-        known = self._by_form()
-        keys = sorted({known[choice_form(c)].key for plan, _ in runs for c in plan.choices})
-        plain = PlanCost(
-            self.memory, self.classes, self.model, self.ceilings, self.unchunked_ms,
-            self.whole_ms, {}, self._cache,
-        )  # fmt: skip
-        if not keys:
-            return plain
-        count = {item.key: len(item.loops) for item in self.classes}
-        rows = np.zeros((len(runs), len(keys)))
-        target = np.zeros(len(runs))
-        for row, (plan, latency_ms) in enumerate(runs):
-            for choice in plan.choices:
-                key = known[choice_form(choice)].key
-                rows[row, keys.index(key)] = count[key] * self.whole_ms[key]
-            target[row] = latency_ms - plain.predict(plan).latency_ms
-        rows, target = rows / self.unchunked_ms, target / self.unchunked_ms
-        # a bias of a tenth costs as much as an unexplained hundredth of the latency
-        bias = np.linalg.solve(rows.T @ rows + 0.01 * np.eye(len(keys)), rows.T @ target)
-        found = {key: float(value) for key, value in zip(keys, bias, strict=True)}
-        return PlanCost(
-            self.memory, self.classes, self.model, self.ceilings, self.unchunked_ms,
-            self.whole_ms, found, self._cache,
-        )  # fmt: skip
+        self._learn_of([plan for plan, _ in runs])
+        rows = [(self._terms(plan), measured_ms) for plan, measured_ms in runs]
+        return replace(self, bias=fit_bias(rows, self._cache, self.unchunked_ms))
 
-    def _by_form(self) -> dict[Form, RegionClass]:
+    @cached_property
+    def _by_form(self) -> Mapping[Form, RegionClass]:
         return {item.form: item for item in self.classes}
 
-    def _estimate(self, item: RegionClass, chunk_size: int) -> Estimate:
-        key = (item.key, chunk_size)
-        if key not in self._cache:
-            features = class_features(self.memory, item, chunk_size, self.ceilings)
-            self._cache[key] = self.model.estimate([features])[0]
-        return self._cache[key]
+    def _looped(self, plan: Plan) -> list[tuple[RegionClass, int]]:
+        """The classes that really run in a loop, with their chunk sizes."""
+        pairs = [
+            (self._by_form[choice_form(one)], chosen_size(one)) for one in plan.choices
+        ]
+        return [(item, size) for item, size in pairs if size < item.extent or item.inner]
+
+    def _terms(self, plan: Plan) -> list[Term]:
+        return [self._term(item, size) for item, size in self._looped(plan)]
+
+    def _term(self, item: RegionClass, chunk_size: int) -> Term:
+        return Term(item.key, chunk_size, len(item.loops) * self.whole_ms[item.key])
+
+    def _learn_of(self, plans: Sequence[Plan]) -> None:
+        self._estimate([pair for plan in plans for pair in self._looped(plan)])
+
+    def _estimate(self, pairs: Sequence[tuple[RegionClass, int]]) -> None:
+        """Estimates of all that nobody has asked for yet, in one go."""
+        wanted = {
+            (item.key, size): item for item, size in pairs if (item.key, size) not in self._cache
+        }
+        if wanted:
+            features = [
+                class_features(self.memory, item, size, self.ceilings)
+                for (_, size), item in wanted.items()
+            ]
+            self._cache.update(zip(wanted, self.model.estimate(features), strict=True))

@@ -11,6 +11,7 @@ copy of its results into the outputs.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 from cost_models.ceilings import Ceilings
 from cost_models.work import Work, loop_work, node_work
@@ -97,16 +98,77 @@ def _slicing_seconds(loop: Loop, ceilings: Ceilings) -> float:
     return 0.3 * ceilings.launch_s * (len(loop.inputs) + 1)
 
 
+@dataclass(frozen=True, slots=True)
+class LoopTimes:
+    """Where the roofline sees a region's time go, in seconds over all passes.
+
+    Attributes:
+        launch_s: starting ops, and slicing inputs in Python.
+        product_s: of matrix products and convolutions, whichever limit binds them.
+        memory_s: of all other ops that bytes limit.
+        compute_s: of all other ops that operations limit.
+        store_s: copying results into the loop's outputs.
+        cached_bytes, moved_bytes: bytes read and written by ops whose own bytes fit in the cache,
+            and by all.
+        narrowest: the smallest side of a product's matrix in a full pass; 0 without products.
+        largest_bytes: the most bytes that one op reads and writes in a full pass.
+        flops: floating-point operations over the whole extent.
+    """
+
+    launch_s: float
+    product_s: float
+    memory_s: float
+    compute_s: float
+    store_s: float
+    cached_bytes: float
+    moved_bytes: float
+    narrowest: float
+    largest_bytes: float
+    flops: float
+
+    @property
+    def total_s(self) -> float:
+        return self.launch_s + self.product_s + self.memory_s + self.compute_s + self.store_s
+
+
+def loop_times(loop: Loop, chunk_size: int, ceilings: Ceilings) -> LoopTimes:
+    """One occurrence of a region in chunks; whole where the chunk covers the extent."""
+    size = min(chunk_size, loop.extent)
+    whole_passes, rest = divmod(loop.extent, size)
+    parts = [(size / loop.extent, whole_passes), (rest / loop.extent, 1 if rest else 0)]
+    launch = product = memory = compute = cached = moved = largest = flops = 0.0
+    narrowest = 0.0
+    for work in loop_work(loop):
+        if not work.launches:
+            continue
+        flops += work.flops
+        side = work.narrowest(size / loop.extent)
+        if side is not None:
+            narrowest = side if not narrowest else min(narrowest, side)
+        largest = max(largest, work.sliced_bytes * size / loop.extent + work.whole_bytes)
+        for share, times in parts:
+            one = op_seconds(work, share, ceilings) - ceilings.launch_s
+            now = work.sliced_bytes * share + work.whole_bytes
+            launch += times * ceilings.launch_s
+            moved += times * now
+            cached += times * now * (now <= ceilings.cache_bytes)
+            if side is not None:
+                product += times * one
+            elif one > work.flops * share / ceilings.matmul_flops_per_s:
+                memory += times * one
+            else:
+                compute += times * one
+    store = 0.0
+    if size < loop.extent:
+        copied = _copying(loop)
+        for share, times in parts:
+            store += times * op_seconds(copied, share, ceilings)
+            launch += times * _slicing_seconds(loop, ceilings)
+    return LoopTimes(
+        launch, product, memory, compute, store, cached, moved, narrowest, largest, flops
+    )
+
+
 def loop_seconds(loop: Loop, chunk_size: int, ceilings: Ceilings) -> float:
     """One occurrence of a region in chunks; whole where the chunk covers the extent."""
-    work = loop_work(loop)
-    if chunk_size >= loop.extent:
-        return sum(op_seconds(one, 1.0, ceilings) for one in work)
-    copied = _copying(loop)
-    total = 0.0
-    whole_passes, rest = divmod(loop.extent, chunk_size)
-    for size, times in ((chunk_size, whole_passes), (rest, 1 if rest else 0)):
-        share = size / loop.extent
-        one_pass = sum(op_seconds(one, share, ceilings) for one in (*work, copied))
-        total += times * (one_pass + _slicing_seconds(loop, ceilings))
-    return total
+    return loop_times(loop, chunk_size, ceilings).total_s

@@ -80,3 +80,10 @@ class LedgerError(AutoChunkError):
 
 class MeasurementError(AutoChunkError):
     """A measuring process could not do its work at all, so that no plan can be confirmed."""
+
+
+class ModelFileError(AutoChunkError):
+    """A cost model's file is missing, damaged or of another version. The message says what to do;
+    nothing depends on such a file but where a cost model starts from."""
+
+    exit_code = 2

@@ -1,4 +1,4 @@
-"""The command line: ``autochunk inspect | tune | report | plans``.
+"""The command line: ``autochunk inspect | profile | tune | report | plans | model``.
 
 Errors made on purpose are shown as one message on standard error, with exit code 2 for bad input
 and 1 for failed work; ``--debug`` shows the traceback as well.
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from search_space.errors import AutoChunkError, ConfigError
+from tuner.cli_model import add_model_commands
 from tuner.cli_plans import add_plans
 
 if TYPE_CHECKING:
@@ -88,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     report.set_defaults(command=_report)
 
+    add_model_commands(commands, shared, _add_set)
     add_plans(commands, shared)
     return parser
 

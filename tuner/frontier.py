@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from search_space.classes import chosen_size
@@ -71,3 +72,38 @@ def _canonical(row: PlanRow) -> tuple[object, ...]:
         tuple((r.nodes, r.dims, r.recomputed) for choice in choices for r in choice.regions),
         row.ratio,
     )
+
+
+MOST = 6
+"""Plans kept of a frontier: more than anyone chooses among."""
+
+
+def thinned(
+    rows: Sequence[PlanRow], needed: Sequence[PlanRow] = (), most: int = MOST
+) -> tuple[PlanRow, ...]:
+    """At most ``most`` rows of a frontier, ascending by peak, that say most of it.
+
+    The needed rows stay, and the lowest peak and the fastest; then, one by one, the row that leaves
+    the least of the frontier's area uncovered, in logarithms of peak and time.
+    """
+    ordered = sorted(rows, key=_canonical)
+    kept = list(dict.fromkeys([*needed, *ordered[:1], *ordered[-1:]]))
+    left = [row for row in ordered if row not in kept]
+    while left and len(kept) < most:
+        best = max(left, key=lambda row: (_covered([*kept, row], ordered), _canonical(row)))
+        kept.append(best)
+        left.remove(best)
+    return tuple(sorted(kept, key=_canonical))
+
+
+def _covered(kept: Sequence[PlanRow], rows: Sequence[PlanRow]) -> float:
+    """The area of peak and time, in logarithms, in which some kept row does better."""
+    worst_peak = max(math.log(max(row.peak_bytes, 1)) for row in rows)
+    ceiling = max(math.log(row.ratio) for row in rows)
+    area = 0.0
+    for row in sorted(kept, key=lambda row: (row.peak_bytes, row.ratio)):
+        height = math.log(row.ratio)
+        if height < ceiling:
+            area += (worst_peak - math.log(max(row.peak_bytes, 1))) * (ceiling - height)
+            ceiling = height
+    return area

@@ -28,6 +28,9 @@ Row = dict[str, Any]
 # what a measurement depends on of its environment; the rest says how it was found
 _DEVICE = ("device_name", "torch", "cuda", "threads", "tf32", "capability", "dtype")
 
+_LEAST_MS = 1.0
+"""Regions that take less are run several times a measurement."""
+
 
 # without these nothing goes on, so that they are tried however often the campaign dies
 _NEEDED = ("environment", "baseline")
@@ -142,11 +145,19 @@ class Measurer:
         return Baseline(status, reason)
 
     def region(
-        self, length: int, item: RegionClass, chunk_sizes: Sequence[int], budget_s: float
+        self,
+        length: int,
+        item: RegionClass,
+        chunk_sizes: Sequence[int],
+        budget_s: float,
+        rounds: int = 6,
     ) -> dict[str, Samples] | None:
-        """One class timed alone: ``whole``, and each chunk size under its text; None if that
-        failed (the ledger says how)."""
-        repeats = Repeats(warmup=1, repeats=3, most=6, budget_s=budget_s, tight=0.05)
+        """One class timed alone: ``whole``, and each chunk size under its text, in at most
+        ``rounds`` turns; None if that failed (the ledger says how)."""
+        repeats = Repeats(
+            warmup=1, repeats=4, most=rounds, budget_s=budget_s, tight=0.02, least_ms=_LEAST_MS,
+            settled=True,
+        )  # fmt: skip
         request = {
             "length": length,
             "regions": encode_regions(item.regions[:1]),
@@ -160,6 +171,10 @@ class Measurer:
         if record["status"] != "ok":
             return None
         return {name: _samples(found) for name, found in record["samples"].items()}
+
+    def keep(self, kind: str, row: Mapping[str, Any]) -> None:
+        """Record what was made of measurements, once."""
+        self._journal.keep(kind, row)
 
     def check(self, length: int, plan: Plan, reference: Plan | None) -> Confirmed:
         """Run a plan once: its peak, and whether its outputs are the eager model's (or those of a

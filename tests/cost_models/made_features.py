@@ -61,6 +61,8 @@ def drawn_features(count: int, seed: int = 0) -> list[Features]:
         size = int(draw.integers(1, extent // 2))
         moved = 10 ** draw.uniform(6, 9)
         whole_s = 10 ** draw.uniform(-4, -2)
+        chunked_s = whole_s * draw.uniform(0.8, 3)
+        largest = moved * draw.uniform(0.1, 1)
         found.append(
             Features(
                 chunk_size=size,
@@ -71,16 +73,30 @@ def drawn_features(count: int, seed: int = 0) -> list[Features]:
                 flops=moved * 10 ** draw.uniform(-1, 2.5),
                 moved_bytes=moved,
                 pass_bytes=int(draw.integers(1, 10**7)),
+                body_bytes=int(draw.integers(10**7, 10**8)),
                 sliced_bytes=int(draw.integers(0, 10**7)),
                 whole_bytes=int(draw.integers(0, 10**7)),
                 output_bytes=int(draw.integers(1, 10**7)),
                 stride_bytes=int(2 ** draw.uniform(2, 14)),
+                run_bytes=int(2 ** draw.uniform(2, 20)),
                 rows=size,
                 item_bytes=4,
                 cache_bytes=2**22,
                 balance=25.0,
+                narrowest=float(draw.integers(0, 512)),
+                largest_bytes=largest * size / extent,
+                largest_whole_bytes=largest,
+                cached_share=draw.uniform(0, 1),
+                cached_whole_share=draw.uniform(0, 1),
+                launch_s=0.2 * chunked_s,
+                product_s=0.3 * chunked_s,
+                memory_s=0.2 * chunked_s,
+                compute_s=0.1 * chunked_s,
+                store_s=0.2 * chunked_s,
+                launch_whole_s=0.1 * whole_s,
+                product_whole_s=0.4 * whole_s,
                 roofline_whole_s=whole_s,
-                roofline_chunked_s=whole_s * draw.uniform(0.8, 3),
+                roofline_chunked_s=chunked_s,
             )
         )
     return found

@@ -181,7 +181,7 @@ def test_auto_offers_every_kind_once() -> None:
     assert [model.kind for model in create("auto")] == list(KINDS)
     assert [model.kind for kind in KINDS for model in create(kind)] == list(KINDS)
     with pytest.raises(KeyError):
-        create("linear")
+        create("quadratic")
 
 
 def test_every_feature_has_a_name_and_a_finite_value(features: list[Features]) -> None:

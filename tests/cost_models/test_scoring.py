@@ -1,4 +1,4 @@
-"""Scores of cost models on predictions made by hand."""
+"""Scores of cost models on predictions made by hand, and what is held out to get them."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cost_models.base import CostModel, Estimate, Sample
+from cost_models.base import Z90, CostModel, Estimate, Sample
 from cost_models.features import Features
-from cost_models.scoring import NOISE, Score, choose, folds, held_out_score, score
+from cost_models.folds import CLASSES, LENGTHS, MODELS, folds
+from cost_models.ranks import NOISE, rank_correlation, share_interval, tie_width
+from cost_models.scoring import Score, held_out_score, judge, noise_floor, score
 from tests.cost_models.made_features import drawn_features
 
 (ANY,) = drawn_features(1)
@@ -106,11 +108,66 @@ def test_what_is_between_groups_does_not_matter() -> None:
     assert right.regret == 0.0
 
 
-def test_coverage_counts_what_lies_within_two_spreads() -> None:
+def test_coverage_counts_what_lies_within_the_interval() -> None:
+    edge = 0.1 * Z90
     found = scored(
-        samples({"a": [0.0, 0.0, 0.0, 0.0]}), [0.19, -0.19, 0.21, 5.0], [0.1, 0.1, 0.1, 0.1]
+        samples({"a": [0.0, 0.0, 0.0, 0.0]}),
+        [0.99 * edge, -0.99 * edge, 1.01 * edge, 5.0],
+        [0.1, 0.1, 0.1, 0.1],
     )
     assert found.coverage == 0.5
+
+
+def test_ranks_compare_all_classes_of_a_length_too() -> None:
+    # right within each class, and wrong about which class is slower
+    far = samples({"a": [0.0, 0.1, 0.2, 0.3], "b": [5.0, 5.1, 5.2, 5.3]})
+    found = scored(far, [7.0, 7.1, 7.2, 7.3, 1.0, 1.1, 1.2, 1.3])
+    assert found.spearman == pytest.approx(1.0)
+    assert found.spearman_across < 0
+    assert found.pairwise_accuracy == 1.0
+    assert found.pairwise_across == pytest.approx(12 / 28)
+
+
+def test_order_within_noise_counts_for_nothing() -> None:
+    truth = np.array([0.0, 0.1, 0.2, 0.3, 0.301, 0.302])
+    # the last three in the wrong order, which nobody could know
+    mean = np.array([0.0, 0.1, 0.2, 0.32, 0.31, 0.30])
+    assert rank_correlation(truth, mean, NOISE) == pytest.approx(1.0)
+    # and with as little right to it in the right order among wrong ones
+    assert rank_correlation(truth, -mean, NOISE) == pytest.approx(-1.0)
+    assert rank_correlation(np.full(6, 0.1), mean, NOISE) is None
+
+
+def test_noisier_measurements_tie_more() -> None:
+    assert tie_width(np.zeros(5)) == NOISE
+    assert tie_width(np.full(5, 0.05)) == pytest.approx(2 * math.sqrt(2) * 0.05)
+
+
+def test_a_share_of_groups_that_err_together_is_less_certain() -> None:
+    hits = np.array([True] * 90 + [False] * 10)
+    apart = share_interval([hits[k : k + 1] for k in range(100)])
+    together = share_interval([hits[k : k + 10] for k in range(0, 100, 10)])
+    assert together[0] < apart[0] < 0.9 < apart[1] <= together[1]
+    # the binomial distribution's own standard deviation is 0.03
+    assert apart[1] - apart[0] == pytest.approx(2 * 1.96 * 0.03, rel=0.2)
+
+
+def test_the_noise_floor_is_what_one_half_of_the_runs_says_of_the_other() -> None:
+    def repeated(first: float, second: float) -> Sample:
+        noise = abs(first - second) / 2
+        return Sample(ANY, (first + second) / 2, "a", 64, "m", noise, 1.0, (first, second))
+
+    steady = noise_floor([repeated(k / 10, k / 10) for k in range(6)])
+    assert steady is not None and steady.pairwise_accuracy == 1.0 and steady.error == 0.0
+    draw = np.random.default_rng(0)
+    shaky = [
+        repeated(*(k / 100 + draw.normal(0, 0.1, 2))) for k in range(200)
+    ]
+    found = noise_floor(shaky)
+    assert found is not None and found.pairwise_across < 1.0
+    assert found.error == pytest.approx(0.1 * math.sqrt(2), rel=0.2)
+    assert found.coverage == pytest.approx(0.9, abs=0.06)
+    assert noise_floor(samples({"a": [0.1, 0.2]})) is None
 
 
 @settings(max_examples=60, derandomize=True, deadline=None)
@@ -136,18 +193,34 @@ def test_scores_are_shares_and_do_not_depend_on_the_order(data: st.DataObject) -
     assert found.regret >= 0
 
 
-def test_folds_hold_out_lengths_where_there_are_several() -> None:
-    both = samples({"a": [0.1, 0.2], "b": [0.3]}, 64) + samples({"c": [0.4], "d": [0.5]}, 32)
-    held_out, parts = folds(both)
-    assert held_out == "lengths"
-    assert parts == [[3, 4], [0, 1, 2]]
+def of_model(model: str, lengths: Sequence[int]) -> list[Sample]:
+    return [Sample(ANY, 0.1, f"{model}{n}", n, model) for n in lengths]
 
 
-def test_folds_hold_out_classes_where_there_is_one_length() -> None:
-    mixed = [*samples({"b": [0.1], "a": [0.2]}), *samples({"b": [0.3]})]
-    held_out, parts = folds(mixed)
-    assert held_out == "classes"
-    assert parts == [[1], [0, 2]]
+def test_folds_hold_out_the_smallest_lengths_together_then_the_next() -> None:
+    both = of_model("a", [64, 32]) + of_model("b", [512, 1024])
+    assert folds(both, LENGTHS) == ((1, 2), (0, 3))
+
+
+def test_a_model_with_one_length_is_never_held_out_by_length() -> None:
+    assert folds(of_model("a", [64, 32]) + of_model("b", [7]), LENGTHS) == ((1,), (0,))
+    assert folds(of_model("a", [64]) + of_model("b", [7]), LENGTHS) == ()
+
+
+def test_folds_hold_out_models() -> None:
+    both = [*of_model("b", [1]), *of_model("a", [1, 2]), *of_model("b", [3])]
+    assert folds(both, MODELS) == ((1, 2), (0, 3))
+    assert folds(of_model("a", [1, 2]), MODELS) == ()
+
+
+def test_folds_of_classes_keep_groups_together() -> None:
+    found = samples({name: [0.1, 0.2] for name in "abcdefg"})
+    parts = folds(found, CLASSES)
+    assert len(parts) == 5
+    assert sorted(place for part in parts for place in part) == list(range(14))
+    for part in parts:
+        inside = {found[place].group for place in part}
+        assert not inside & {s.group for i, s in enumerate(found) if i not in part}
 
 
 @dataclass(frozen=True)
@@ -201,17 +274,23 @@ def test_the_model_of_the_least_regret_is_chosen_and_fitted_to_all(turned: bool)
     if turned:
         models.reverse()
     data = rising([1, 3])
-    chosen, scores = choose(models, data)
-    assert chosen.kind == "right"
-    assert isinstance(chosen, Told) and len(chosen.seen) == len(data)
-    assert set(scores) == {"right", "wrong", "blind"}
+    verdict = judge(models, data)
+    scores = verdict.scores
+    assert verdict.model.kind == "right"
+    assert isinstance(verdict.model, Told) and len(verdict.model.seen) == len(data)
+    assert set(scores) == {"right", "wrong", "blind", "roofline"}
     assert scores["right"].regret == 0.0
     assert scores["wrong"].regret == pytest.approx(math.expm1(0.05 * 14))
     assert scores["right"].merit > scores["blind"].merit > scores["wrong"].merit
 
 
 def test_ranks_break_ties_of_regret() -> None:
-    better = Score("a", "lengths", 9, 9, 0.9, 0.0, regret=0.101, error=0.0, coverage=1.0)
+    data = rising([1, 3])
+    better = replace(
+        score("a", "lengths", data, np.zeros(len(data)), np.ones(len(data))),
+        pairwise_accuracy=0.9,
+        regret=0.101,
+    )
     worse = replace(better, pairwise_accuracy=0.8, regret=0.099)
     least = replace(better, pairwise_accuracy=0.5, regret=0.05)
     assert least.merit > better.merit > worse.merit
@@ -219,7 +298,22 @@ def test_ranks_break_ties_of_regret() -> None:
 
 def test_without_two_folds_the_first_model_stands() -> None:
     data = samples({"a": [0.1, 0.2, 0.3]})
-    chosen, scores = choose([Told("first", -1.0), Told("second", 1.0)], data)
-    assert chosen.kind == "first"
-    assert isinstance(chosen, Told) and chosen.seen == (0.1, 0.2, 0.3)
-    assert not scores
+    verdict = judge([Told("first", -1.0), Told("second", 1.0)], data)
+    assert verdict.model.kind == "first"
+    assert isinstance(verdict.model, Told) and verdict.model.seen == (0.1, 0.2, 0.3)
+    assert not verdict.scores
+    assert "too few" in verdict.text
+
+
+def test_a_model_that_does_not_beat_the_roofline_is_not_used() -> None:
+    def by_roofline(one: Sample) -> Sample:
+        ratio = math.exp(one.features.passes / 50)
+        shaped = replace(one.features, roofline_chunked_s=ratio * one.features.roofline_whole_s)
+        return replace(one, features=shaped)
+
+    # the roofline orders all of these rightly, and nobody can do better
+    data = [by_roofline(one) for one in rising([1, 3])]
+    verdict = judge([Told("wrong", -0.05), Told("equal", 0.05)], data)
+    assert verdict.model.kind == "roofline"
+    assert verdict.refused == ("wrong", "equal")
+    assert "not used: wrong, equal" in verdict.text

@@ -35,6 +35,8 @@ class Repeats:
         most: measured ones, at most.
         budget_s: beyond ``repeats``, no round starts after this many seconds.
         tight: stop before ``most`` when the 95 % intervals of all ratios are this narrow, relative.
+        least_ms: a call that takes less is made several times a measurement.
+        settled: each measurement is preceded by an unmeasured call.
     """
 
     warmup: int = 1
@@ -42,6 +44,8 @@ class Repeats:
     most: int = 5
     budget_s: float = 20.0
     tight: float = 0.02
+    least_ms: float = 0.0
+    settled: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,9 @@ from search_space.budget import Budget
 from search_space.errors import BudgetError
 from search_space.plan import Plan
 from tuner.frontier import SLOWEST
+from tuner.search.proposal import Proposal
+from tuner.search.propose import propose
 from tuner.steps.state import Length, State
-from tuner.study import Proposal, propose
 
 
 def proposals(state: State, one: Length, number: int) -> tuple[Proposal, ...]:
@@ -21,7 +22,7 @@ def proposals(state: State, one: Length, number: int) -> tuple[Proposal, ...]:
     search = state.config.search
     return propose(
         one.analysis.space,
-        one.cost.predict,
+        one.cost.predict_all,
         replace(search, seed=search.seed + number),
         seeds=_seeds(state, one),
         loosest_budget_bytes=_loosest(one.limits),

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from functools import partial
 
-from cost_models.base import CostModel, Sample
 from cost_models.create import create
-from cost_models.features import loop_features
-from cost_models.scoring import Score, choose
+from cost_models.scoring import judge
 from cost_models.times import graph_seconds, loop_seconds
 from search_space.classes import RegionClass
 from search_space.plan import Region
 from tuner.campaign_result import timed_sizes
 from tuner.limits import Allowance
 from tuner.measure.protocol import Samples
-from tuner.measure.timing import median, ratio
+from tuner.measure.timing import quick
+from tuner.region_samples import WHOLE, region_samples, samples_row
 from tuner.steps.state import Length, State
 from tuner.steps.waves import waves
 
@@ -66,15 +64,11 @@ def _time_length(
 
 
 def _keep(state: State, one: Length, item: RegionClass, found: Mapping[str, Samples]) -> None:
-    whole = found["whole"].decisive_ms
-    one.whole_ms[item.key] = max(median(whole), 1e-4)
-    for name, samples in found.items():
-        if name == "whole":
-            continue
-        features = loop_features(one.analysis.memory, item.loops[0], int(name), state.ceilings)
-        pair = max(ratio(samples.decisive_ms, whole).median, 1e-3)
-        group = f"{item.key}@{one.length}"
-        state.samples.append(Sample(features, math.log(pair), group, one.length))
+    one.whole_ms[item.key] = max(quick(found[WHOLE].decisive_ms), 1e-4)
+    name = f"{state.config.model.id} {state.target}".strip()
+    made = region_samples(one.analysis.memory, item, found, state.ceilings, one.length, name)
+    state.measurer.keep("samples", samples_row(made))
+    state.samples.extend(made)
 
 
 def _fill_whole_ms(state: State, one: Length) -> None:
@@ -90,24 +84,10 @@ def _fill_whole_ms(state: State, one: Length) -> None:
 
 
 def choose_model(state: State) -> None:
-    """Fit the cost models and keep the one with the least regret on timings it has not seen."""
+    """Fit the cost models and keep the one with the least regret on timings it has not seen, if it
+    beats the roofline; else the roofline."""
     config = state.config
-    candidates = create(config.cost_model.kind, config.search.seed)
-    state.model, state.scores = choose(candidates, state.samples)
+    verdict = judge(create(config.cost_model.kind, config.search.seed), state.samples)
+    state.model, state.scores = verdict.model, verdict.scores
     state.records.scored(state.model.kind, state.scores)
-    state.progress.note(_scores_text(state.model, state.scores))
-
-
-def _scores_text(model: CostModel, scores: Mapping[str, Score]) -> str:
-    if not scores:
-        return f"cost model: {model.kind} (too few timings to compare models)"
-    parts = [
-        f"{kind}: error {score.error:.3f}, pairs {score.pairwise_accuracy:.2f}, "
-        f"regret {score.regret:.3f}"
-        for kind, score in scores.items()
-    ]
-    first = next(iter(scores.values()))
-    return (
-        f"cost model used: {model.kind}. On {first.samples} timings with held-out "
-        f"{first.held_out} (error of log time, pairwise accuracy, top-1 regret): {'; '.join(parts)}"
-    )
+    state.progress.note(verdict.text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -14,7 +15,8 @@ from search_space.plan import Plan
 from search_space.space import SearchSpace
 from tests.tiny import Tiny
 from tuner.config import SAMPLERS, SearchConfig
-from tuner.study import Proposal, propose
+from tuner.search.proposal import Proposal
+from tuner.search.propose import propose
 
 CONFIG = SearchConfig(n_trials=40, seed=3)
 
@@ -41,7 +43,10 @@ class Predictor:
         self.space = space
         self.asked: Counter[Plan] = Counter()
 
-    def __call__(self, plan: Plan) -> Prediction:
+    def __call__(self, plans: Sequence[Plan]) -> list[Prediction]:
+        return [self.one(plan) for plan in plans]
+
+    def one(self, plan: Plan) -> Prediction:
         self.asked[plan] += 1
         loops = {item.regions: item.loops for item in self.space.classes}
         passes = sum(
@@ -80,7 +85,7 @@ def test_proposals_are_distinct_and_legal(sampler: str, space: SearchSpace) -> N
         }
         assert len(setting) == len(plan.choices)
         assert space.decode(setting) == plan, "nothing of it had to be dropped"
-    assert all(p.prediction == Predictor(space)(p.plan) for p in found)
+    assert all(p.prediction == Predictor(space).one(p.plan) for p in found)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -140,7 +145,7 @@ def test_the_limit_of_trials_holds_for_the_exhaustive_sampler(small: SearchSpace
     assert 1 < len(propose(small, predict, config)) <= small.size // 2 + 1
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random"])
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random", "beam"])
 def test_no_more_is_predicted_than_asked_for(sampler: str, space: SearchSpace) -> None:
     predict = Predictor(space)
     propose(space, predict, replace(CONFIG, sampler=sampler, n_trials=7), seeds=seeds(space))
@@ -184,7 +189,7 @@ def test_a_budget_that_nothing_meets_stops_nobody(sampler: str, space: SearchSpa
     assert len(propose(space, Predictor(space), config, loosest_budget_bytes=1)) > 2
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "nsga2"])
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "beam"])
 def test_a_sampler_finds_lower_peaks_than_counting_does(sampler: str, space: SearchSpace) -> None:
     def lowest(name: str) -> int:
         config = replace(CONFIG, sampler=name, n_trials=100)

@@ -1,0 +1,69 @@
+"""The card of all cost models on the committed data: predictions of what was held out.
+
+::
+
+    python -m experiments.cost_card            # prints it, and writes results/cpu/cost_card.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from cost_models.base import Sample, sample_from_plain
+from cost_models.card import Card, make_card
+from cost_models.create import create
+from cost_models.reference import Reference, reference_from_plain
+
+RESULTS = Path(__file__).resolve().parent / "results" / "cpu"
+
+
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        for line in file:
+            yield json.loads(line)
+
+
+def load_samples(folder: Path = RESULTS) -> list[Sample]:
+    """The committed samples of regions timed alone."""
+    path = folder / "cost_samples.jsonl.gz"
+    return [sample_from_plain(one) for row in _rows(path) for one in row["samples"]]
+
+
+def load_references(folder: Path = RESULTS) -> list[Reference]:
+    """The committed reference sets."""
+    return [reference_from_plain(row) for row in _rows(folder / "cost_reference.jsonl.gz")]
+
+
+def card_of(folder: Path, kinds: Sequence[str] = ()) -> Card:
+    """The card of these kinds of model, all by default."""
+    models = [model for model in create("auto") if not kinds or model.kind in kinds]
+    path = folder / "cost_reference.jsonl.gz"
+    environment = next((row["environment"] for row in _rows(path)), {})
+    return make_card(
+        models, load_samples(folder), load_references(folder),
+        str(environment.get("device_name", "")),
+        on_score=lambda kind, held_out: print(f"{kind}, held-out {held_out}", flush=True),
+    )  # fmt: skip
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Judge all models and print what they score."""
+    parser = argparse.ArgumentParser(description="card of the cost models on the committed data")
+    parser.add_argument("--data", type=Path, default=RESULTS)
+    parser.add_argument("--kinds", nargs="*", default=[])
+    options = parser.parse_args(arguments)
+    card = card_of(options.data, options.kinds)
+    path = options.data / "cost_card.json"
+    path.write_text(json.dumps(card.plain(), indent=1) + "\n", encoding="utf-8")
+    for score in (card.floor, *card.scores, *card.plans, card.memory):
+        print(score)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,62 @@
+"""Making a model file from samples: judged, gated, fitted, with its card."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from cost_models.base import Sample
+from cost_models.card import make_card
+from cost_models.ceilings import Ceilings
+from cost_models.create import create
+from cost_models.scoring import Verdict, judge
+from cost_models.stored import StoredModel, write_model
+from cost_models.whole_times import fit_whole_times
+from search_space.errors import LedgerError
+from tuner.ledger import read_ledger
+from tuner.region_samples import read_samples
+
+
+def make_model(
+    path: Path,
+    samples: Sequence[Sample],
+    device: str,
+    ceilings: Ceilings,
+    kind: str = "auto",
+    seed: int = 0,
+    on_score: Callable[[str, str], None] = lambda kind, held_out: None,
+) -> tuple[StoredModel, Verdict]:
+    """Fit the best model of a kind (``auto``: of all kinds) to samples, and write it with the card
+    of all kinds."""
+    verdict = judge(create(kind, seed), samples)
+    card = make_card(create("auto", seed), samples, device=device, on_score=on_score)
+    stored = StoredModel(
+        device, ceilings, verdict.model, fit_whole_times(samples, seed), tuple(samples), card
+    )
+    write_model(path, stored)
+    return stored, verdict
+
+
+def read_ledgers(paths: Sequence[Path]) -> tuple[list[Sample], str, Ceilings]:
+    """All samples of some ledgers, and the device of the last.
+
+    Raises:
+        LedgerError: one is missing or damaged, or there are no samples in any.
+    """
+    samples: list[Sample] = []
+    device, ceilings = "", None
+    for path in paths:
+        if not path.is_file():
+            raise LedgerError(f"there is no ledger {path}; name a run's ledger.jsonl")
+        samples.extend(read_samples(path))
+        for row in read_ledger(path):
+            if row["kind"] == "environment" and row.get("status") == "ok":
+                device = row["environment"]["device_name"]
+                ceilings = Ceilings(**row["ceilings"])
+    if not samples or ceilings is None:
+        names = ", ".join(str(path) for path in paths)
+        raise LedgerError(
+            f"no timed regions that this version can read in {names}; run `autochunk profile` or "
+            "`autochunk tune` first"
+        )
+    return samples, device, ceilings

@@ -1,0 +1,150 @@
+"""Profiling: times region classes alone, at several chunk sizes and lengths, and learns from it.
+
+A campaign confirms whole plans; a profile gathers what cost models learn from, thousands of samples
+in minutes: each class on random inputs of the right shapes, whole and in chunks, in turns, in the
+measuring process. Every sample goes to the ledger.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from cost_models.base import Sample
+from cost_models.ceilings import Ceilings
+from search_space.errors import ConfigError, MeasurementError
+from search_space.probe import Prober
+from tuner.config import CampaignConfig
+from tuner.ledger import Ledger
+from tuner.measure.backends import resolve_device
+from tuner.measurer import Measurer
+from tuner.progress import Progress, Silent
+from tuner.region_samples import region_samples, samples_row
+from tuner.runtime.analysis import Analysis
+
+ROUNDS = 8
+"""Rounds of a region's timings; few enough to be quick, enough to tell how they scatter."""
+
+
+@dataclass(frozen=True)
+class Profiled:
+    """What a profile found.
+
+    Attributes:
+        device: the device's name.
+        ceilings: the device's.
+        samples: all of them, by length and class.
+        failed: classes that could not be timed alone; the ledger says how.
+    """
+
+    device: str
+    ceilings: Ceilings
+    samples: tuple[Sample, ...]
+    failed: int
+
+
+def run_profile(
+    config: CampaignConfig,
+    seconds: float = 60.0,
+    progress: Progress | None = None,
+    *,
+    most_classes: int | None = None,
+) -> Profiled:
+    """Time the classes of a campaign's model alone, those that save most first.
+
+    Args:
+        seconds: the time that each length may take, about.
+        most_classes: classes timed at a length, at most; None for all.
+
+    Raises:
+        ConfigError, CaptureError: the configuration's model or inputs are wrong.
+        MeasurementError: nothing could be measured.
+    """
+    progress = progress or Silent()
+    config = replace(config, device=resolve_device(config.device))
+    try:
+        config.output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"output: {config.output} cannot be written: {error}; name another folder"
+        ) from error
+    with Ledger(config.output / "ledger.jsonl") as ledger:
+        ledger.append("profile", {"config": config.plain()})
+        names: Sequence[str] = ("",)
+        if config.model.targets is not None:
+            with Measurer(config, ledger) as measurer:
+                names = measurer.targets(min(config.seq_lens))
+        parts = []
+        for name in names:
+            with Measurer(config, ledger, name) as measurer:
+                run = _Run(config, ledger, measurer, progress, name, seconds, most_classes)
+                parts.append(run.all_lengths())
+    samples = tuple(sample for part in parts for sample in part.samples)
+    failed = sum(part.failed for part in parts)
+    if not samples:
+        raise MeasurementError(
+            f"no region could be timed alone ({failed} failed); {config.output / 'ledger.jsonl'} "
+            "says why, class by class"
+        )
+    return Profiled(parts[0].device, parts[0].ceilings, samples, failed)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """The profile of one model, or of one of its targets."""
+
+    config: CampaignConfig
+    ledger: Ledger
+    measurer: Measurer
+    progress: Progress
+    target: str
+    seconds: float
+    most_classes: int | None
+
+    def all_lengths(self) -> Profiled:
+        """Every length of the configuration."""
+        environment, ceilings = self.measurer.environment()
+        probe = Prober()
+        samples: list[Sample] = []
+        failed = 0
+        for length in self.config.seq_lens:
+            described = self.measurer.describe(length)
+            analysis = Analysis(described.graph, described.bindings, ceilings, probe)
+            found, lost = self._length(analysis, ceilings, length)
+            samples.extend(found)
+            failed += lost
+        return Profiled(environment["device_name"], ceilings, tuple(samples), failed)
+
+    def _length(
+        self, analysis: Analysis, ceilings: Ceilings, length: int
+    ) -> tuple[list[Sample], int]:
+        space = analysis.space
+        pairs = sorted(
+            zip(space.classes, space.grids, strict=True),
+            key=lambda pair: (-pair[0].saves_bytes * len(pair[0].loops), pair[0].key),
+        )[: self.most_classes]
+        name = f"{self.config.model.id} {self.target}".strip()
+        self.progress.phase(f"{name} at length {length}: timing regions alone", len(pairs))
+        ends = time.monotonic() + self.seconds
+        samples: list[Sample] = []
+        failed = 0
+        for place, (item, grid) in enumerate(pairs):
+            left = ends - time.monotonic()
+            if left <= 0:
+                self.progress.note(
+                    f"length {length}: the time is spent; {len(pairs) - place} classes that save "
+                    "least were not timed"
+                )
+                break
+            share = 2 * left / (len(pairs) - place)  # most classes need far less than the first
+            found = self.measurer.region(length, item, grid, share, ROUNDS)
+            if found is None:
+                failed += 1
+                self.progress.step(f"class {item.key} could not be timed alone")
+                continue
+            made = region_samples(analysis.memory, item, found, ceilings, length, name)
+            self.ledger.append("samples", samples_row(made))
+            samples.extend(made)
+            self.progress.step()
+        return samples, failed

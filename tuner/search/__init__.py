@@ -1,0 +1,1 @@
+"""Proposing plans on predictions alone; nothing here runs any."""
