@@ -9,6 +9,7 @@ campaign can start from them: their timings join its own, and the model is fitte
     model: kind, seed, and the fitted numbers (None for a model that learns nothing)
     whole_times: how long regions take whole
     samples: all of them
+    baselines: the unchunked models' latencies
     card: see :mod:`cost_models.card`; None where nothing was judged
 """
 
@@ -32,7 +33,7 @@ from cost_models.macro_micro import MacroMicro
 from cost_models.regressors import FITS, regressor_from_plain
 from cost_models.roofline import Roofline
 from cost_models.spread import known_from_plain, spread_from_plain
-from cost_models.whole_times import WholeTimes, whole_times_from_plain
+from cost_models.whole_times import Unchunked, WholeTimes, whole_times_from_plain
 from search_space.errors import ModelFileError
 
 VERSION = 1
@@ -49,6 +50,7 @@ class StoredModel:
     model: CostModel
     whole_times: WholeTimes
     samples: tuple[Sample, ...]
+    baselines: tuple[Unchunked, ...]
     card: Card | None
 
     def plain(self) -> dict[str, Any]:
@@ -61,6 +63,7 @@ class StoredModel:
             "model": _model_plain(self.model),
             "whole_times": self.whole_times.plain(),
             "samples": [sample.plain() for sample in self.samples],
+            "baselines": [one.plain() for one in self.baselines],
             "card": None if self.card is None else self.card.plain(),
         }
 
@@ -121,6 +124,7 @@ def _from_plain(row: Mapping[str, Any]) -> StoredModel:
         _model_from_plain(row["model"]),
         whole_times_from_plain(row["whole_times"]),
         tuple(sample_from_plain(one) for one in row["samples"]),
+        tuple(Unchunked(**one) for one in row["baselines"]),
         None if row["card"] is None else card_from_plain(row["card"]),
     )
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,20 @@ from cost_models.regressors import Regressor, fit_boosting, regressor_from_plain
 
 FEWEST = 12
 """Regions; with fewer the roofline is scaled by the median of what is known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unchunked:
+    """How long a model's unchanged graph takes at a length: by the roofline, and measured."""
+
+    model: str
+    length: int
+    roofline_s: float
+    unchunked_ms: float
+
+    def plain(self) -> dict[str, Any]:
+        """As plain values."""
+        return asdict(self)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 ::
 
-    python -m experiments.cost_card            # prints it, and writes results/cpu/cost_card.json
+    python -m experiments.cost_card            # prints it, and writes results/cpu/cost_card.md
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from cost_models.base import Sample, sample_from_plain
 from cost_models.card import Card, make_card
 from cost_models.create import create
 from cost_models.reference import Reference, reference_from_plain
+from tuner.card_tables import card_pages, card_summary
 
 RESULTS = Path(__file__).resolve().parent / "results" / "cpu"
 
@@ -58,10 +59,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--kinds", nargs="*", default=[])
     options = parser.parse_args(arguments)
     card = card_of(options.data, options.kinds)
-    path = options.data / "cost_card.json"
-    path.write_text(json.dumps(card.plain(), indent=1) + "\n", encoding="utf-8")
-    for score in (card.floor, *card.scores, *card.plans, card.memory):
-        print(score)
+    text = "# The cost models' card\n\n`python -m experiments.cost_card`, on the committed data; "
+    text += card_summary(card) + ".\n\n" + "\n".join(one.markdown() for one in card_pages(card))
+    if not options.kinds:
+        (options.data / "cost_card.md").write_text(text, encoding="utf-8")
+    print(text)
     return 0
 
 

@@ -1,9 +1,9 @@
 """The search against rules of thumb, at an equal number of real runs, on committed reference sets.
 
-Every plan of a small space was measured for each model and length (:mod:`experiments.cost_collect`),
-so that any way of choosing can be replayed: it names plans to run, is told what one half of the
-measurements gave, and takes the fastest within the budget; the other half says how fast that is.
-The cost models have not seen the length. ::
+Every plan of a small space was measured for each model and length
+(:mod:`experiments.cost_collect`), so that any way of choosing can be replayed: it names plans to
+run, is told what one half of the measurements gave, and takes the fastest within the budget; the
+other half says how fast that is. The cost models have not seen the length. ::
 
     python -m experiments.cost_compare         # prints the table, writes results/cpu/cost_search.md
 """
@@ -11,7 +11,6 @@ The cost models have not seen the length. ::
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,8 +27,12 @@ from cost_models.plan_scoring import HeldOut, hold_out
 from cost_models.ranks import tie_width
 from cost_models.reference import Reference, budgets_of, feasible
 from experiments.cost_card import RESULTS, load_references, load_samples
+from tuner.card_tables import Page
 
 RUNS = (1, 2, 4, 8)
+SHOWN = 4
+"""Of which the table of every case is."""
+
 _DRAWS = 512
 _RANDOM_ORDERS = 200
 _BATCH = 2
@@ -171,45 +174,58 @@ def outcomes_of(cases: Sequence[Case]) -> Outcomes:
 def report(cases: Sequence[Case], found: Outcomes) -> str:
     """The comparison as Markdown."""
     best = np.array([case.truth(case.best) for case in cases])
-    lines = [
-        "# The search against rules of thumb, at an equal number of real runs", "",
-        "`python -m experiments.cost_compare`. Regret: extra time of the plan that is chosen, over",
-        f"the best of its space within the budget; {len(cases)} cases (model, length, budget).", "",
-        "| real runs | " + " | ".join(f"{name}: median, worst regret" for name in STRATEGIES) + " |",
-        "|" + "---|" * (len(STRATEGIES) + 1),
-    ]  # fmt: skip
-    for count, by_name in found.items():
-        cells = [_regrets(by_name[name] - best) for name in STRATEGIES]
-        lines.append(f"| {count} | " + " | ".join(cells) + " |")
-    lines += ["", "Search against each rule: cases in which it is slower or faster beyond the noise,",
-              "and models at a length (of all) on which it is faster beyond it on average.", "",
-              "| real runs | rule | slower | faster | models at a length, faster |",
-              "|---|---|---|---|---|"]  # fmt: skip
-    width = np.array([case.width for case in cases])
-    subjects = sorted({(case.reference.model, case.reference.length) for case in cases})
-    for count, by_name in found.items():
-        for name in list(STRATEGIES)[1:]:
-            gap = by_name["search"] - by_name[name]
-            wins = 0
-            for subject in subjects:
-                own = [k for k, case in enumerate(cases)
-                       if (case.reference.model, case.reference.length) == subject]  # fmt: skip
-                wins += gap[own].mean() < -width[own].mean() / math.sqrt(len(own))
-            lines.append(
-                f"| {count} | {name} | {int((gap > width).sum())} | {int((gap < -width).sum())} | "
-                f"{wins} of {len(subjects)} |"
+    regrets = Page(
+        "Median and worst regret: extra time of the plan that is chosen, over the best of its "
+        f"space within the budget, in {len(cases)} cases (model, length, budget).",
+        ("real runs", *STRATEGIES),
+        tuple(
+            (str(count), *(_regrets(by_name[name] - best) for name in STRATEGIES))
+            for count, by_name in found.items()
+        ),
+    )
+    duels = Page(
+        "Search against each rule: cases in which it is slower, or faster, beyond the noise, and "
+        "on how many of all models at a length it is faster beyond it on average.",
+        ("real runs", "rule", "slower", "faster", "models at a length, faster"),
+        tuple(
+            _duel(cases, by_name, count, name)
+            for count, by_name in found.items()
+            for name in list(STRATEGIES)[1:]
+        ),
+    )
+    every = Page(
+        f"Every case: time of the chosen plan over the unchanged model's, after {SHOWN} real runs.",
+        ("case", "plans that fit", "best", *STRATEGIES, "noise"),
+        tuple(
+            (
+                case.name, str(len(case.allowed)), f"{math.exp(best[k]):.3f}",
+                *(f"{math.exp(found[SHOWN][name][k]):.3f}" for name in STRATEGIES),
+                f"{case.width:.3f}",
             )
-    lines += ["", "## Every case", "",
-              "Time of the chosen plan over the unchanged model's, after 4 real runs.", "",
-              "| case | plans that fit | best | " + " | ".join(STRATEGIES) + " | noise |",
-              "|" + "---|" * (len(STRATEGIES) + 4)]  # fmt: skip
+            for k, case in enumerate(cases)
+        ),
+    )  # fmt: skip
+    head = (
+        "# The search against rules of thumb, at an equal number of real runs\n\n"
+        "`python -m experiments.cost_compare`, on the committed reference sets.\n\n"
+    )
+    return head + "\n".join(page.markdown() for page in (regrets, duels, every))
+
+
+def _duel(
+    cases: Sequence[Case], by_name: Mapping[str, np.ndarray], count: int, name: str
+) -> tuple[str, ...]:
+    """How the search does against a rule."""
+    width = np.array([case.width for case in cases])
+    gap = by_name["search"] - by_name[name]
+    subjects: dict[tuple[str, int], list[int]] = {}
     for k, case in enumerate(cases):
-        cells = [f"{math.exp(found[4][name][k]):.3f}" for name in STRATEGIES]
-        lines.append(
-            f"| {case.name} | {len(case.allowed)} | {math.exp(best[k]):.3f} | "
-            + " | ".join(cells) + f" | {width[k]:.3f} |"
-        )  # fmt: skip
-    return "\n".join(lines) + "\n"
+        subjects.setdefault((case.reference.model, case.reference.length), []).append(k)
+    wins = sum(
+        gap[own].mean() < -width[own].mean() / math.sqrt(len(own)) for own in subjects.values()
+    )
+    slower, faster = int((gap > width).sum()), int((gap < -width).sum())
+    return str(count), name, str(slower), str(faster), f"{wins} of {len(subjects)}"
 
 
 def _regrets(gaps: np.ndarray) -> str:
@@ -217,24 +233,26 @@ def _regrets(gaps: np.ndarray) -> str:
     return f"{np.median(regrets):.1f} %, {regrets.max():.1f} %"
 
 
+def compare(folder: Path) -> dict[str, list[float]]:
+    """Replay all strategies, write the table, and give the mean regret by number of runs."""
+    cases = cases_of(load_samples(folder), load_references(folder))
+    found = outcomes_of(cases)
+    text = report(cases, found)
+    (folder / "cost_search.md").write_text(text, encoding="utf-8")
+    print(text)
+    best = np.array([case.truth(case.best) for case in cases])
+    return {
+        name: [float(np.mean(np.expm1(found[count][name] - best))) for count in RUNS]
+        for name in STRATEGIES
+    }
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Replay all strategies and write the table."""
     parser = argparse.ArgumentParser(description="search against rules of thumb")
     parser.add_argument("--data", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
-    cases = cases_of(load_samples(options.data), load_references(options.data))
-    found = outcomes_of(cases)
-    text = report(cases, found)
-    (options.data / "cost_search.md").write_text(text, encoding="utf-8")
-    best = np.array([case.truth(case.best) for case in cases])
-    curves = {
-        name: [float(np.mean(np.expm1(found[count][name] - best))) for count in RUNS]
-        for name in STRATEGIES
-    }
-    (options.data / "cost_search.json").write_text(
-        json.dumps({"runs": RUNS, "mean_regret": curves}, indent=1) + "\n", encoding="utf-8"
-    )
-    print(text)
+    compare(options.data)
     return 0
 
 

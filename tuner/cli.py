@@ -67,6 +67,9 @@ def _parser() -> argparse.ArgumentParser:
     inspect.add_argument("config", type=Path, metavar="CONFIG", help="campaign YAML")
     inspect.add_argument("--seq-len", type=int, metavar="N", help="another length than the first")
     inspect.add_argument("--all", action="store_true", help="all region classes, not the first few")
+    inspect.add_argument(
+        "--cost-model", type=Path, metavar="PATH", help="predict with a model file as well"
+    )
     _add_set(inspect)
     inspect.set_defaults(command=_inspect)
 
@@ -103,16 +106,19 @@ def _add_set(parser: argparse.ArgumentParser) -> None:
 
 def _inspect(options: argparse.Namespace) -> int:
     from cost_models.select import mib
+    from cost_models.stored import read_model
     from search_space.errors import BudgetError
+    from tuner.foresee import foresee
     from tuner.inspect_model import analytic_frontier, inspect_lengths, sparkline
     from tuner.sweep import load_sweep
-    from tuner.tables import analytic_table, classes_table
+    from tuner.tables import analytic_table, classes_table, foreseen_table
     from tuner.terminal import make_console
 
     config, *others = load_sweep(options.config, options.overrides)
     if options.seq_len is not None and options.seq_len < 1:
         raise ConfigError(f"--seq-len must be a positive whole number, got {options.seq_len}")
     length = config.seq_lens[0] if options.seq_len is None else options.seq_len
+    stored = read_model(options.cost_model) if options.cost_model else None
     console = make_console()
     if others:
         console.print(f"the first of {len(others) + 1} campaigns of the sweep", highlight=False)
@@ -129,6 +135,9 @@ def _inspect(options: argparse.Namespace) -> int:
         console.print(f"memory over the run, unchunked (peak {mib(profile.peak_bytes)}):")
         console.print(sparkline(profile), highlight=False)
         console.print(analytic_table(one, analytic_frontier(one)))
+        if stored is not None:
+            found = foresee(one, stored, config.model.id, config.budgets, config.search)
+            console.print(foreseen_table(one.length, found))
         of = f" of {one.target}" if one.target else ""
         for budget in config.budgets:
             limit = budget.resolve(one.eager_peak_bytes or profile.peak_bytes)

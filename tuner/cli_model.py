@@ -57,8 +57,8 @@ def _profile(options: argparse.Namespace) -> int:
     config = load_config(options.config, options.overrides)
     with Terminal(make_console(stderr=True)) as progress:
         found = run_profile(config, options.seconds, progress)
-    path = options.output or config.output / "model.json.gz"
-    _write(path, found.samples, found.device, found.ceilings, config.cost_model.kind)
+    path, kind = options.output or config.output / "model.json.gz", config.cost_model.kind
+    _write(path, found.samples, found.baselines, found.device, found.ceilings, kind)
     lost = f"; {found.failed} classes could not be timed" if found.failed else ""
     print(f"every timing is in {config.output / 'ledger.jsonl'}{lost}")
     return 0
@@ -70,18 +70,19 @@ def _fit(options: argparse.Namespace) -> int:
 
     if options.kind not in KINDS:
         raise ConfigError(f"--kind must be one of {', '.join(KINDS)}, got {options.kind!r}")
-    samples, device, ceilings = read_ledgers(options.ledgers)
-    _write(options.output, samples, device, ceilings, options.kind)
+    _write(options.output, *read_ledgers(options.ledgers), options.kind)
     return 0
 
 
-def _write(path: Path, samples: Any, device: str, ceilings: Any, kind: str) -> None:
+def _write(
+    path: Path, samples: Any, baselines: Any, device: str, ceilings: Any, kind: str
+) -> None:
     """Fit, write, and show the card."""
     from tuner.card_tables import card_pages, card_summary
     from tuner.model_files import make_model
     from tuner.terminal import make_console
 
-    stored, verdict = make_model(path, samples, device, ceilings, kind)
+    stored, verdict = make_model(path, samples, baselines, device, ceilings, kind)
     console = make_console()
     assert stored.card is not None
     for page in card_pages(stored.card):

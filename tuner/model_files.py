@@ -11,15 +11,16 @@ from cost_models.ceilings import Ceilings
 from cost_models.create import create
 from cost_models.scoring import Verdict, judge
 from cost_models.stored import StoredModel, write_model
-from cost_models.whole_times import fit_whole_times
+from cost_models.whole_times import Unchunked, fit_whole_times
 from search_space.errors import LedgerError
 from tuner.ledger import read_ledger
-from tuner.region_samples import read_samples
+from tuner.region_samples import read_baselines, read_samples
 
 
 def make_model(
     path: Path,
     samples: Sequence[Sample],
+    baselines: Sequence[Unchunked],
     device: str,
     ceilings: Ceilings,
     kind: str = "auto",
@@ -31,24 +32,29 @@ def make_model(
     verdict = judge(create(kind, seed), samples)
     card = make_card(create("auto", seed), samples, device=device, on_score=on_score)
     stored = StoredModel(
-        device, ceilings, verdict.model, fit_whole_times(samples, seed), tuple(samples), card
-    )
+        device, ceilings, verdict.model, fit_whole_times(samples, seed), tuple(samples),
+        tuple(baselines), card,
+    )  # fmt: skip
     write_model(path, stored)
     return stored, verdict
 
 
-def read_ledgers(paths: Sequence[Path]) -> tuple[list[Sample], str, Ceilings]:
-    """All samples of some ledgers, and the device of the last.
+def read_ledgers(
+    paths: Sequence[Path],
+) -> tuple[list[Sample], list[Unchunked], str, Ceilings]:
+    """All samples and unchunked latencies of some ledgers, and the device of the last.
 
     Raises:
         LedgerError: one is missing or damaged, or there are no samples in any.
     """
     samples: list[Sample] = []
+    baselines: list[Unchunked] = []
     device, ceilings = "", None
     for path in paths:
         if not path.is_file():
             raise LedgerError(f"there is no ledger {path}; name a run's ledger.jsonl")
         samples.extend(read_samples(path))
+        baselines.extend(read_baselines(path))
         for row in read_ledger(path):
             if row["kind"] == "environment" and row.get("status") == "ok":
                 device = row["environment"]["device_name"]
@@ -59,4 +65,4 @@ def read_ledgers(paths: Sequence[Path]) -> tuple[list[Sample], str, Ceilings]:
             f"no timed regions that this version can read in {names}; run `autochunk profile` or "
             "`autochunk tune` first"
         )
-    return samples, device, ceilings
+    return samples, baselines, device, ceilings

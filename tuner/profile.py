@@ -8,16 +8,18 @@ measuring process. Every sample goes to the ledger.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from cost_models.base import Sample
 from cost_models.ceilings import Ceilings
+from cost_models.whole_times import Unchunked
 from search_space.errors import ConfigError, MeasurementError
 from search_space.probe import Prober
 from tuner.config import CampaignConfig
 from tuner.ledger import Ledger
 from tuner.measure.backends import resolve_device
+from tuner.measure.timing import median
 from tuner.measurer import Measurer
 from tuner.progress import Progress, Silent
 from tuner.region_samples import region_samples, samples_row
@@ -35,12 +37,14 @@ class Profiled:
         device: the device's name.
         ceilings: the device's.
         samples: all of them, by length and class.
+        baselines: the unchunked latency at each length where the model ran.
         failed: classes that could not be timed alone; the ledger says how.
     """
 
     device: str
     ceilings: Ceilings
     samples: tuple[Sample, ...]
+    baselines: tuple[Unchunked, ...]
     failed: int
 
 
@@ -81,13 +85,14 @@ def run_profile(
                 run = _Run(config, ledger, measurer, progress, name, seconds, most_classes)
                 parts.append(run.all_lengths())
     samples = tuple(sample for part in parts for sample in part.samples)
+    baselines = tuple(one for part in parts for one in part.baselines)
     failed = sum(part.failed for part in parts)
     if not samples:
         raise MeasurementError(
             f"no region could be timed alone ({failed} failed); {config.output / 'ledger.jsonl'} "
             "says why, class by class"
         )
-    return Profiled(parts[0].device, parts[0].ceilings, samples, failed)
+    return Profiled(parts[0].device, parts[0].ceilings, samples, baselines, failed)
 
 
 @dataclass(frozen=True)
@@ -107,14 +112,34 @@ class _Run:
         environment, ceilings = self.measurer.environment()
         probe = Prober()
         samples: list[Sample] = []
+        baselines: list[Unchunked] = []
         failed = 0
         for length in self.config.seq_lens:
             described = self.measurer.describe(length)
             analysis = Analysis(described.graph, described.bindings, ceilings, probe)
+            baselines.extend(self._unchunked(analysis, length))
             found, lost = self._length(analysis, ceilings, length)
             samples.extend(found)
             failed += lost
-        return Profiled(environment["device_name"], ceilings, tuple(samples), failed)
+        return Profiled(
+            environment["device_name"], ceilings, tuple(samples), tuple(baselines), failed
+        )
+
+    @property
+    def _name(self) -> str:
+        return f"{self.config.model.id} {self.target}".strip()
+
+    def _unchunked(self, analysis: Analysis, length: int) -> Iterator[Unchunked]:
+        """The unchanged graph's latency; nothing where it does not run."""
+        run = self.measurer.baseline(length, analysis.graph.fingerprint)
+        if run.status != "ok":
+            self.progress.note(f"length {length}: unchunked {run.status}: {run.reason}")
+            return
+        found = Unchunked(
+            self._name, length, analysis.unchunked_s, median(run.unchunked.decisive_ms)
+        )
+        self.ledger.append("unchunked", found.plain())
+        yield found
 
     def _length(
         self, analysis: Analysis, ceilings: Ceilings, length: int
@@ -124,8 +149,7 @@ class _Run:
             zip(space.classes, space.grids, strict=True),
             key=lambda pair: (-pair[0].saves_bytes * len(pair[0].loops), pair[0].key),
         )[: self.most_classes]
-        name = f"{self.config.model.id} {self.target}".strip()
-        self.progress.phase(f"{name} at length {length}: timing regions alone", len(pairs))
+        self.progress.phase(f"{self._name} at length {length}: timing regions alone", len(pairs))
         ends = time.monotonic() + self.seconds
         samples: list[Sample] = []
         failed = 0
@@ -143,7 +167,7 @@ class _Run:
                 failed += 1
                 self.progress.step(f"class {item.key} could not be timed alone")
                 continue
-            made = region_samples(analysis.memory, item, found, ceilings, length, name)
+            made = region_samples(analysis.memory, item, found, ceilings, length, self._name)
             self.ledger.append("samples", samples_row(made))
             samples.extend(made)
             self.progress.step()

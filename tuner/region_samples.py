@@ -9,6 +9,7 @@ from typing import Any
 from cost_models.base import Sample, sample_from_plain
 from cost_models.ceilings import Ceilings
 from cost_models.features import FEATURES_VERSION, loop_features
+from cost_models.whole_times import Unchunked
 from search_space.classes import RegionClass
 from search_space.liveness import MemoryModel
 from tuner.ledger import read_ledger
@@ -57,6 +58,23 @@ def region_samples(
 def samples_row(samples: tuple[Sample, ...]) -> dict[str, Any]:
     """What the ledger keeps of them."""
     return {"version": FEATURES_VERSION, "samples": [sample.plain() for sample in samples]}
+
+
+def read_baselines(path: Path) -> tuple[Unchunked, ...]:
+    """The unchunked latencies of a ledger, the last one of each model and length.
+
+    Raises:
+        LedgerError: the file is damaged.
+    """
+    found = {
+        (row["model"], row["length"]): Unchunked(
+            str(row["model"]), int(row["length"]), float(row["roofline_s"]),
+            float(row["unchunked_ms"]),
+        )
+        for row in read_ledger(path)
+        if row["kind"] == "unchunked"
+    }  # fmt: skip
+    return tuple(found.values())
 
 
 def read_samples(path: Path) -> tuple[Sample, ...]:

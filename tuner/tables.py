@@ -12,6 +12,7 @@ from cost_models.select import mib
 from search_space.plan import Choice
 from tuner.campaign_result import CampaignResult, LengthPlan, LengthResult
 from tuner.database import GraphEntry, LengthEntry, ModelFile
+from tuner.foresee import Foreseen
 from tuner.inspect_model import FrontierPoint, Inspected
 from tuner.runtime.explain import region_title
 
@@ -55,6 +56,25 @@ def analytic_table(one: Inspected, points: Sequence[FrontierPoint]) -> Table:
         table.add_row(
             str(point.budget), mib(point.peak_bytes), share, f"{point.ratio:.2f}",
             str(point.choices),
+        )  # fmt: skip
+    return table
+
+
+def foreseen_table(length: int, found: Sequence[Foreseen]) -> Table:
+    """What a stored cost model expects of each budget's plan."""
+    table = _table(
+        f"foreseen at length {length} by the cost model (nothing was run)",
+        "budget", "peak", "time ratio", "90 % interval", "time", "regions",
+    )  # fmt: skip
+    for one in found:
+        if one.plan is None:
+            table.add_row(str(one.budget), "no plan fits", "", "", "", "")
+            continue
+        table.add_row(
+            str(one.budget), mib(one.peak_bytes), f"{one.ratio:.2f}",
+            f"{one.low:.2f} to {one.high:.2f}",
+            "?" if one.latency_ms is None else f"{one.latency_ms:.1f} ms",
+            str(len(one.plan.choices)),
         )  # fmt: skip
     return table
 

@@ -17,7 +17,7 @@ from cost_models.card import make_card
 from cost_models.ceilings import default_ceilings
 from cost_models.create import KINDS, create
 from cost_models.stored import StoredModel, joined, read_model, write_model
-from cost_models.whole_times import WholeTimes, fit_whole_times
+from cost_models.whole_times import Unchunked, WholeTimes, fit_whole_times
 from search_space.errors import ModelFileError
 from tests.cost_models.made_features import drawn_features
 
@@ -37,7 +37,7 @@ def stored(kind: str, samples: list[Sample]) -> StoredModel:
     card = make_card([model], samples, device="a device")
     return StoredModel(
         "a device", default_ceilings("cpu"), model.fit(samples), fit_whole_times(samples),
-        tuple(samples), card,
+        tuple(samples), (Unchunked("m", 64, 0.01, 12.5),), card,
     )  # fmt: skip
 
 
@@ -55,6 +55,7 @@ def test_a_model_read_again_is_the_same(kind: str, tmp_path: Path) -> None:
     seconds = [before.whole_times.seconds(one) for one in features]
     assert [after.whole_times.seconds(one) for one in features] == seconds
     assert after.device == before.device and after.ceilings == before.ceilings
+    assert after.baselines == before.baselines
     assert [one.group for one in after.samples] == [one.group for one in samples]
     assert [one.log_ratio for one in after.samples] == [one.log_ratio for one in samples]
     assert after.samples[0].features.vector() == pytest.approx(

@@ -11,6 +11,9 @@ from search_space.budget import Budget
 from search_space.errors import BudgetError
 from search_space.plan import Plan
 from tuner.frontier import SLOWEST
+from tuner.measure.timing import median, ratio
+from tuner.measurer import Confirmed
+from tuner.search.acquire import Known, worth_running
 from tuner.search.proposal import Proposal
 from tuner.search.propose import propose
 from tuner.steps.state import Length, State
@@ -45,26 +48,27 @@ def analytic_plans(one: Length) -> list[Plan]:
 
 
 def most_promising(one: Length, found: Sequence[Proposal], top_k: int) -> list[Plan]:
-    """For each budget, the ``top_k`` plans predicted fastest that were not run yet."""
-    kept: list[Plan] = []
+    """For each budget, up to ``top_k`` plans that were not run yet and from which most is expected
+    to be gained; none where that is less than runs can tell."""
+    assert one.cost is not None
+    wanted = worth_running(
+        found,
+        one.cost,
+        _limits(one),
+        {plan: _known(one, done) for plan, done in one.confirmed.items()},
+        slowest_ms=SLOWEST * one.unchunked_ms,
+        count=top_k,
+    )
+    return [one.plan for one in wanted]
 
-    def order(proposal: Proposal) -> tuple[float, ...]:
-        # gains of less than a hundredth are no reason for further loops
-        prediction = proposal.prediction
-        share = round(prediction.latency_ms / one.unchunked_ms, 2)
-        return (share, len(proposal.plan.choices), prediction.latency_ms, prediction.peak_bytes)
 
-    slowest = SLOWEST * one.unchunked_ms
-    for limit in _limits(one):
-        fresh = [p for p in found if p.plan not in one.confirmed and p.plan not in kept]
-        if limit is None:
-            fresh = [p for p in fresh if p.prediction.latency_ms <= slowest]
-            fresh.sort(key=lambda p: (p.prediction.peak_bytes, p.prediction.latency_ms))
-        else:
-            fresh = [p for p in fresh if p.prediction.peak_bytes <= limit]
-            fresh.sort(key=order)
-        kept.extend(p.plan for p in fresh[:top_k])
-    return kept
+def _known(one: Length, done: Confirmed) -> Known | None:
+    """What a plan's run gave; its time is carried over by the reference that ran beside it."""
+    if done.status != "ok":
+        return None
+    base = median(one.baseline.eager.decisive_ms)
+    found = ratio(done.samples.decisive_ms, done.reference.decisive_ms).median
+    return Known(base * found, done.peak_bytes)
 
 
 def _seeds(state: State, one: Length) -> list[Mapping[str, int]]:
