@@ -11,6 +11,7 @@ from cost_models.roofline import Roofline
 
 KINDS: dict[str, Callable[[int], CostModel]] = {
     "learned": lambda seed: Learned(seed, "learned"),
+    "boosting": lambda seed: Learned(seed, "boosting"),
     "forest": lambda seed: Learned(seed, "forest"),
     "linear": lambda seed: Learned(seed, "linear"),
     "roofline": lambda seed: Roofline(),

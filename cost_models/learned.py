@@ -2,9 +2,10 @@
 
     log_ratio = roofline's log ratio + regression(features)
 
-The regression is gradient boosting (``learned``), a random forest (``forest``) or a ridge line
-(``linear``). The spread is set by errors on held-out lengths and held-out models, as far as the
-samples have several; see :mod:`cost_models.spread`.
+The regression is the mean of gradient boosting and a ridge line (``learned``), or one of gradient
+boosting (``boosting``), a random forest (``forest``), a ridge line (``linear``). The spread is set
+by errors on held-out lengths and held-out models, as far as the samples have several; see
+:mod:`cost_models.spread`.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ class Learned:
         parts = [*folds(samples, MODELS)]
         parts += folds(samples, LENGTHS) or (*folds(samples, CLASSES), *folds(samples, SIZES))
         parts = parts or _every_fifth(len(samples))
-        errors, residuals, novelties, places = [], [], [], []
+        errors, residuals, novelties, discords, places = [], [], [], [], []
         for part in parts:
             out = np.array(part)
             rest = np.setdiff1d(np.arange(len(samples)), out)
@@ -79,10 +80,11 @@ class Learned:
             errors.append(residual - target[out])
             residuals.append(residual)
             novelties.append(known(vectors[rest]).novelty(vectors[out]))
+            discords.append(found.discord(vectors[out]))
             places.append(out)
         return fit_spread(
             np.concatenate(errors), vectors[np.concatenate(places)],
-            np.concatenate(residuals), np.concatenate(novelties),
+            np.concatenate(residuals), np.concatenate(novelties), np.concatenate(discords),
         )  # fmt: skip
 
     def estimate(self, features: Sequence[Features]) -> list[Estimate]:
@@ -94,7 +96,8 @@ class Learned:
         vectors = vectors_of(features)
         residual = self.fitted.regressor.predict(vectors)
         novelty = self.fitted.known.novelty(vectors)
-        spread = self.fitted.spread.of(vectors, residual, novelty)
+        discord = self.fitted.regressor.discord(vectors)
+        spread = self.fitted.spread.of(vectors, residual, novelty, discord)
         mean = vectors[:, 0] + residual
         return [Estimate(float(m), float(s)) for m, s in zip(mean, spread, strict=True)]
 

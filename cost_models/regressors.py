@@ -16,14 +16,15 @@ from numpy.typing import NDArray
 Vectors = NDArray[np.float64]
 """One row a sample, one column a feature."""
 
-FEWEST_FOR_TREES = 12
-
 
 class Regressor(Protocol):
     """A fitted function of feature vectors."""
 
     def predict(self, vectors: Vectors) -> NDArray[np.float64]:
         """One number a row."""
+
+    def discord(self, vectors: Vectors) -> NDArray[np.float64]:
+        """How far its parts disagree, by row; zero where it has none."""
 
     def plain(self) -> dict[str, Any]:
         """As plain values."""
@@ -50,6 +51,10 @@ class Line:
         own = (held - self.center) / self.scale
         found: NDArray[np.float64] = self.offset + own @ self.weights
         return found
+
+    def discord(self, vectors: Vectors) -> NDArray[np.float64]:
+        """Nothing to disagree."""
+        return np.zeros(len(vectors))
 
     def plain(self) -> dict[str, Any]:
         """As plain values."""
@@ -110,6 +115,10 @@ class Trees:
         found: NDArray[np.float64] = self.offset + self.weight * self.value[places].sum(axis=1)
         return found
 
+    def discord(self, vectors: Vectors) -> NDArray[np.float64]:
+        """Nothing to disagree."""
+        return np.zeros(len(vectors))
+
     def plain(self) -> dict[str, Any]:
         """As plain values."""
         return {
@@ -126,6 +135,28 @@ _TREES = {
 }  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Average:
+    """The mean of two regressors; where they disagree neither is to be trusted."""
+
+    first: Regressor
+    second: Regressor
+
+    def predict(self, vectors: Vectors) -> NDArray[np.float64]:
+        """One number a row."""
+        return 0.5 * (self.first.predict(vectors) + self.second.predict(vectors))
+
+    def discord(self, vectors: Vectors) -> NDArray[np.float64]:
+        """Half of their distance."""
+        return 0.5 * np.abs(self.first.predict(vectors) - self.second.predict(vectors))
+
+    def plain(self) -> dict[str, Any]:
+        """As plain values."""
+        return {
+            "type": "average", "first": self.first.plain(), "second": self.second.plain()
+        }  # fmt: skip
+
+
 def regressor_from_plain(row: Mapping[str, Any]) -> Regressor:
     """The inverse of ``plain``.
 
@@ -137,6 +168,8 @@ def regressor_from_plain(row: Mapping[str, Any]) -> Regressor:
     if row["type"] == "trees":
         arrays: dict[str, Any] = {name: np.array(row[name], kind) for name, kind in _TREES.items()}
         return Trees(float(row["offset"]), float(row["weight"]), **arrays)
+    if row["type"] == "average":
+        return Average(*(regressor_from_plain(row[name]) for name in ("first", "second")))
     raise ValueError(f"unknown type of regressor {row['type']!r}")
 
 
@@ -178,6 +211,13 @@ def fit_forest(vectors: Vectors, target: Vectors, weights: Vectors, seed: int) -
     return _trees([one.tree_ for one in found.estimators_], 0.0, 1 / len(found.estimators_))
 
 
+def fit_boosting_and_line(
+    vectors: Vectors, target: Vectors, weights: Vectors, seed: int
+) -> Regressor:
+    """Boosting follows thresholds such as a cache's size; a line goes on where the data end."""
+    return Average(*(fit(vectors, target, weights, seed) for fit in (fit_boosting, fit_line)))
+
+
 def _trees(trees: list[Any], offset: float, weight: float) -> Trees:
     """scikit-learn's trees, one after the other."""
     starts = np.cumsum([0, *(tree.node_count for tree in trees)])[:-1]
@@ -200,5 +240,8 @@ def _trees(trees: list[Any], offset: float, weight: float) -> Trees:
 
 Fit = Callable[[Vectors, Vectors, Vectors, int], Regressor]
 
-FITS: Mapping[str, Fit] = {"learned": fit_boosting, "forest": fit_forest, "linear": fit_line}
+FITS: Mapping[str, Fit] = {
+    "learned": fit_boosting_and_line, "boosting": fit_boosting, "forest": fit_forest,
+    "linear": fit_line,
+}  # fmt: skip
 """How each kind of learned model is fitted: vectors, target, weights, seed."""

@@ -3,13 +3,15 @@
 Errors grow with the passes, shrink with a region's time, and are larger for regions unlike those
 that were learned from. The scale
 
-    s(x) = exp(a + b . z(x)),   z = (log2 passes, log2 whole us, |predicted residual|, novelty)
+    s(x) = exp(a + b . z(x)),   z = (log2 passes, log2 whole us, |predicted residual|,
+                                    log novelty, log discord)
 
 is fitted to the logarithm of the absolute errors of held-out samples; ``novelty`` is the distance
 to the nearest region learned from. Conformal prediction then widens s until nine of ten held-out
 errors lie within (the k-th smallest of |error| / s, k = ceil(0.9 (n + 1))), by thirds of novelty,
-so that the claim holds for known models and for new ones. The spread is that over 1.645: a normal
-distribution's 90 % interval lies within 1.645 standard deviations.
+so that the claim holds for known models and for new ones; beyond the last third it grows with
+novelty. The spread is that over 1.645: a normal distribution's 90 % interval lies within 1.645
+standard deviations.
 """
 
 from __future__ import annotations
@@ -72,7 +74,7 @@ class Spread:
     """One standard deviation of a prediction; see the module.
 
     Attributes:
-        line: log of the scale from (log2 passes, log2 whole us, |residual|, log novelty).
+        line: log of the scale from what ``z`` holds.
         edges: novelties at which ``widths`` hold; between them it is interpolated.
         widths: what the scale is multiplied by.
     """
@@ -81,10 +83,15 @@ class Spread:
     edges: Vectors
     widths: Vectors
 
-    def of(self, vectors: Vectors, residual: Vectors, novelty: Vectors) -> NDArray[np.float64]:
+    def of(
+        self, vectors: Vectors, residual: Vectors, novelty: Vectors, discord: Vectors
+    ) -> NDArray[np.float64]:
         """One standard deviation a row."""
-        scale = np.exp(self.line.predict(_covariates(vectors, residual, novelty)))
-        found: NDArray[np.float64] = np.interp(novelty, self.edges, self.widths) * scale + LEAST
+        scale = np.exp(self.line.predict(_covariates(vectors, residual, novelty, discord)))
+        width = np.interp(novelty, self.edges, self.widths)
+        # of what is more novel than anything that was held out, less is known still
+        beyond = np.maximum(novelty / max(float(self.edges[-1]), 1e-3), 1.0)
+        found: NDArray[np.float64] = width * beyond * scale + LEAST
         return found
 
     def plain(self) -> dict[str, Any]:
@@ -95,7 +102,7 @@ class Spread:
 
 
 def fit_spread(
-    errors: Vectors, vectors: Vectors, residual: Vectors, novelty: Vectors
+    errors: Vectors, vectors: Vectors, residual: Vectors, novelty: Vectors, discord: Vectors
 ) -> Spread:
     """The spread that errors on held-out samples call for.
 
@@ -103,18 +110,19 @@ def fit_spread(
         errors: predicted less measured, of log ratios.
         residual: what was predicted on top of the roofline.
         novelty: to the regions that each prediction was learned from.
+        discord: how far the parts of each regression disagreed.
     """
-    covariates = _covariates(vectors, residual, novelty)
+    covariates = _covariates(vectors, residual, novelty, discord)
     target = np.log(np.abs(errors) + LEAST)
     center, scale = covariates.mean(axis=0), covariates.std(axis=0)
     scale = np.where(scale > 1e-9, scale, 1.0)
     design = np.column_stack([np.ones(len(errors)), (covariates - center) / scale])
     gram = design.T @ design / len(errors) + _RIDGE * np.diag([0.0, *[1.0] * covariates.shape[1]])
     weights = np.linalg.solve(gram, design.T @ target / len(errors))
-    line = Line(
-        float(weights[0]), weights[1:], center, scale,
-        covariates.min(axis=0), covariates.max(axis=0),
-    )  # fmt: skip
+    low, high = covariates.min(axis=0), covariates.max(axis=0)
+    # only a discord, like a novelty, greater than any seen says that still less is known
+    high[-1] = np.inf
+    line = Line(float(weights[0]), weights[1:], center, scale, low, high)
     excess = np.abs(errors) / np.exp(line.predict(covariates))
     order = np.argsort(novelty, kind="stable")
     parts = np.array_split(order, _THIRDS if len(errors) >= 30 * _THIRDS else 1)
@@ -129,9 +137,12 @@ def _quantile(values: Vectors) -> float:
     return float(np.sort(values)[rank - 1])
 
 
-def _covariates(vectors: Vectors, residual: Vectors, novelty: Vectors) -> Vectors:
+def _covariates(
+    vectors: Vectors, residual: Vectors, novelty: Vectors, discord: Vectors
+) -> Vectors:
     return np.column_stack([
         vectors[:, _PASSES], vectors[:, _WHOLE_US], np.abs(residual), np.log(novelty + 0.05),
+        np.log(discord + 0.02),
     ])  # fmt: skip
 
 

@@ -48,16 +48,16 @@ class CostSubject:
 SUBJECTS = (
     CostSubject(
         "gpt2", "gpt2",
-        {"layers": 2, "width": 256, "heads": 8, "positions": 2048, "vocabulary": 1000},
+        {"layers": 2, "width": 128, "heads": 4, "positions": 2048, "vocabulary": 1000},
         (256, 448, 768),
     ),
-    CostSubject("vit", "vit", {"layers": 2, "width": 256, "heads": 4, "image": 224},
+    CostSubject("vit", "vit", {"layers": 2, "width": 128, "heads": 4, "image": 224},
                 (256, 352, 448)),
     CostSubject("esmfold", "esmfold_block", {"c_s": 128, "c_z": 64, "head_width": 16},
-                (64, 88, 120)),
+                (48, 64, 88)),
     CostSubject(
         "unet", "unet2d_condition",
         {"channels": [32, 64, 64, 64], "heads": 4, "context_width": 64, "layers": 1, "groups": 8},
-        (24, 32, 40),
+        (16, 24, 32),
     ),
 )  # fmt: skip

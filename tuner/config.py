@@ -20,7 +20,7 @@ from search_space.errors import ConfigError
 from tuner.config_values import PRESETS, Parser, duration, memory, optional, with_preset
 
 SAMPLERS = ("tpe", "nsga2", "random", "exhaustive", "beam")
-KINDS = ("auto", "learned", "forest", "linear", "roofline", "macro_micro")
+KINDS = ("auto", "learned", "boosting", "forest", "linear", "roofline", "macro_micro")
 ENGINES = ("local", "ray")
 DTYPES = ("float32", "float16", "bfloat16", "float64")
 

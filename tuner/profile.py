@@ -25,7 +25,7 @@ from tuner.progress import Progress, Silent
 from tuner.region_samples import region_samples, samples_row
 from tuner.runtime.analysis import Analysis
 
-ROUNDS = 8
+ROUNDS = 6
 """Rounds of a region's timings; few enough to be quick, enough to tell how they scatter."""
 
 

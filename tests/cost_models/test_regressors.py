@@ -24,7 +24,7 @@ def data(count: int = 200) -> tuple[Vectors, Vectors, Vectors]:
 @pytest.mark.parametrize(
     ("kind", "theirs"),
     [
-        ("learned", GradientBoostingRegressor(
+        ("boosting", GradientBoostingRegressor(
             n_estimators=300, learning_rate=0.05, max_depth=4, min_samples_leaf=4, subsample=0.5,
             max_features=0.4, random_state=7,
         )),

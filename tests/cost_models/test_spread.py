@@ -13,22 +13,23 @@ from cost_models.regressors import Vectors
 from cost_models.spread import Spread, fit_spread, known, spread_from_plain
 
 
-def drawn(count: int, seed: int) -> tuple[Vectors, Vectors, Vectors, Vectors]:
-    """Errors, vectors, residuals and novelties: errors grow with the passes, and threefold with
-    novelty."""
+def drawn(count: int, seed: int) -> tuple[Vectors, Vectors, Vectors, Vectors, Vectors]:
+    """Errors, vectors, residuals, novelties and discords: errors grow with the passes, and
+    threefold with novelty."""
     draw = np.random.default_rng(seed)
     vectors = draw.normal(size=(count, len(VECTOR)))
     passes = draw.uniform(1, 6, count)
     vectors[:, VECTOR.index("log2_passes")] = passes
     novelty = draw.uniform(0, 2, count)
     scale = 0.01 * passes * (1 + novelty)
-    return scale * draw.standard_normal(count), vectors, draw.normal(0, 0.1, count), novelty
+    residual, discord = draw.normal(0, 0.1, count), draw.uniform(0, 0.1, count)
+    return scale * draw.standard_normal(count), vectors, residual, novelty, discord
 
 
 def covered(spread: Spread, part: slice, count: int = 3000) -> float:
-    errors, vectors, residual, novelty = drawn(count, 1)
-    order = np.argsort(novelty)[part]
-    found = spread.of(vectors, residual, novelty)
+    errors, *seen = drawn(count, 1)
+    order = np.argsort(seen[2])[part]
+    found = spread.of(*seen)
     return float((np.abs(errors) <= Z90 * found)[order].mean())
 
 
@@ -44,21 +45,22 @@ def test_the_claim_holds_for_known_regions_and_for_new_ones(part: slice) -> None
 
 def test_spreads_follow_what_errors_follow() -> None:
     spread = fit_spread(*drawn(1500, 0))
-    _, vectors, residual, _ = drawn(2, 2)
+    _, vectors, residual, _, discord = drawn(2, 2)
     vectors[:] = vectors[0]
     residual[:] = 0.0
+    discord[:] = 0.05
     few, many = vectors.copy(), vectors.copy()
     few[:, VECTOR.index("log2_passes")] = 1
     many[:, VECTOR.index("log2_passes")] = 6
     near, far = np.full(2, 0.1), np.full(2, 1.9)
-    assert (spread.of(many, residual, near) > 1.5 * spread.of(few, residual, near)).all()
-    assert (spread.of(few, residual, far) > 1.5 * spread.of(few, residual, near)).all()
+    lone = spread.of(few, residual, near, discord)
+    assert (spread.of(many, residual, near, discord) > 1.5 * lone).all()
+    assert (spread.of(few, residual, far, discord) > 1.5 * lone).all()
 
 
 def test_a_handful_of_errors_gives_a_prudent_spread() -> None:
-    errors, vectors, residual, novelty = drawn(6, 3)
-    spread = fit_spread(errors, vectors, residual, novelty)
-    found = spread.of(vectors, residual, novelty)
+    errors, *seen = drawn(6, 3)
+    found = fit_spread(errors, *seen).of(*seen)
     assert (found > 0).all() and np.isfinite(found).all()
     # with so few, nothing less than the largest may count as one in ten
     assert (Z90 * found >= np.abs(errors) - 1e-9).all()
@@ -67,12 +69,12 @@ def test_a_handful_of_errors_gives_a_prudent_spread() -> None:
 def test_plain_values_are_the_whole_spread() -> None:
     spread = fit_spread(*drawn(300, 0))
     again = spread_from_plain(json.loads(json.dumps(spread.plain())))
-    _, vectors, residual, novelty = drawn(20, 4)
-    assert (again.of(vectors, residual, novelty) == spread.of(vectors, residual, novelty)).all()
+    _, *seen = drawn(20, 4)
+    assert (again.of(*seen) == spread.of(*seen)).all()
 
 
 def test_what_was_learned_from_is_no_novelty() -> None:
-    _, vectors, _, _ = drawn(40, 0)
+    _, vectors, *_ = drawn(40, 0)
     regions = known(vectors[:20])
     assert regions.novelty(vectors[:20]) == pytest.approx(0.0, abs=1e-4)
     assert (regions.novelty(vectors[20:]) > 0.1).all()

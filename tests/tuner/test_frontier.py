@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from search_space.plan import Choice, Plan, Region
 from tuner.database import PlanRow
-from tuner.frontier import NOISE, best_within, frontier
+from tuner.frontier import MOST, NOISE, best_within, frontier, thinned
 
 FIRST, SECOND = Region((10, 11), (0, 0)), Region((20, 21), (0, 0))
 UNCHANGED = Plan("f")
@@ -175,3 +175,22 @@ def test_rows_are_given_back_as_they_are() -> None:
     odd = replace(row(10, 1.0), predicted_bytes=3, latency_ms=0.125, ratio_low=0.5, ratio_high=2.0)
     assert frontier([odd]) == (odd,)
     assert frontier([odd])[0] is odd
+
+
+def test_a_thinned_frontier_keeps_what_is_needed_and_both_ends() -> None:
+    rows = [row(10 * k, 2.0 - 0.1 * k) for k in range(1, 13)]
+    kept = thinned(rows, [rows[6]])
+    assert len(kept) == MOST
+    assert {rows[0], rows[6], rows[-1]} <= set(kept)
+    assert list(kept) == sorted(kept, key=lambda one: one.peak_bytes)
+    assert thinned(rows[:4]) == tuple(rows[:4])
+    assert thinned([]) == ()
+    # needed rows stay even where they are more than that
+    assert set(rows[:8]) <= set(thinned(rows, rows[:8]))
+
+
+def test_a_thinned_frontier_keeps_its_corner() -> None:
+    # a slope that falls steeply to (20, 1.0), and is flat from there on
+    steep = [row(10 + k, 2.0 - 0.1 * k) for k in range(11)]
+    flat = [row(20 + 50 * k, 1.0 - 0.001 * k) for k in range(1, 11)]
+    assert steep[-1] in thinned([*steep, *flat], most=3)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from itertools import cycle, repeat
 from math import comb
@@ -12,7 +14,7 @@ import pytest
 
 from tuner.measure import timing
 from tuner.measure.protocol import Backend, Peak, Repeats
-from tuner.measure.timing import interleave, median, ratio
+from tuner.measure.timing import interleave, log_ratio, median, ratio
 
 
 class Scripted:
@@ -199,3 +201,38 @@ def test_the_least_number_of_rounds_outlasts_the_time_by_up_to_threefold(scripte
 def test_one_call_alone_is_timed_as_often_as_asked(scripted: Make) -> None:
     found = interleave(scripted([5.0, 1.0, 3.0]), Runs("a").calls, Repeats(0, 3, 50))
     assert found["a"].decisive_ms == (5.0, 1.0, 3.0)
+
+
+def test_short_calls_are_made_several_times_a_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = Runs("long", "short")
+    # warm-up: 4 ms and 0.5 ms on the wall clock's half a millisecond more
+    device = Scripted([4.0, 0.0, 4.0, 8.0, 8.0, 4.0])
+    monkeypatch.setattr(timing.time, "monotonic", device.monotonic)
+    found = interleave(device, runs.calls, Repeats(1, 2, 2, least_ms=2.0))
+    assert Counter(runs.order) == {"long": 1 + 2, "short": 1 + 2 * 4}
+    assert found["long"].decisive_ms == (4.0, 4.0)
+    assert found["short"].decisive_ms == (2.0, 2.0), "the mean of four calls"
+
+
+def test_a_settled_measurement_is_preceded_by_an_unmeasured_call() -> None:
+    runs = Runs("a", "b")
+    interleave(Scripted(repeat(1.0)), runs.calls, Repeats(0, 2, 2, settled=True))
+    assert runs.order == ["a", "a", "b", "b", "b", "b", "a", "a"]
+
+
+def test_the_log_ratio_is_that_of_the_faster_halves() -> None:
+    found = log_ratio([4.0, 4.0, 90.0, 50.0], [2.0, 2.0, 2.0, 70.0])
+    assert found.value == pytest.approx(math.log(2))
+    assert found.halves == pytest.approx((math.log(2), math.log(2)))
+    assert found.noise == pytest.approx(0.0)
+
+
+def test_the_noise_is_that_of_the_value() -> None:
+    random = np.random.default_rng(0)
+    values, noises = [], []
+    for _ in range(2000):
+        times = np.exp(random.normal(0, 0.05, (2, 8)))
+        found = log_ratio(times[0].tolist(), times[1].tolist())
+        values.append(found.value)
+        noises.append(found.noise)
+    assert np.sqrt(np.mean(np.square(noises))) == pytest.approx(np.std(values), rel=0.15)
