@@ -27,7 +27,7 @@ os.environ.update({**QUIET, "OMP_NUM_THREADS": "1"})
 
 from cost_models.features import FEATURES_VERSION, loop_features
 from experiments.cost_subjects import SUBJECTS, CostSubject
-from search_space.classes import RegionClass
+from search_space.classes import RegionClass, choice_form
 from search_space.errors import BudgetError
 from search_space.plan import Plan
 from search_space.probe import Prober
@@ -61,9 +61,8 @@ class Told(Silent):
 
 def small_space(analysis: Analysis) -> SearchSpace:
     """The classes that the analytic plans use most, else those that save most; three sizes each."""
-    space = analysis.space
-    votes = dict.fromkeys((item.key for item in space.classes), 0.0)
-    by_regions = {item.regions: item for item in space.classes}
+    plain = [item for item in analysis.space.classes if not item.inner]
+    votes = dict.fromkeys((item.form for item in plain), 0.0)
     peak = analysis.memory.profile().peak_bytes
     for budget in BUDGETS:
         try:
@@ -71,12 +70,15 @@ def small_space(analysis: Analysis) -> SearchSpace:
         except BudgetError:
             continue  # the next lower share cannot be met either
         for choice in plan.choices:
-            votes[by_regions[choice.regions].key] += 1
-    saved = max((item.saves_bytes * len(item.loops) for item in space.classes), default=1)
+            if not choice.inner:
+                votes[choice_form(choice)] += 1
+    saved = max((item.saves_bytes * len(item.loops) for item in plain), default=1)
     ranked = sorted(
-        space.classes,
-        key=lambda item: (-votes[item.key] - item.saves_bytes * len(item.loops) / saved, item.key),
-    )
+        plain,
+        key=lambda item: (
+            -votes[item.form] - item.saves_bytes * len(item.loops) / saved, item.key
+        ),
+    )  # fmt: skip
     return SearchSpace(analysis.memory, tuple(ranked[:CLASSES]))
 
 
@@ -89,12 +91,11 @@ def sizes_of(grid: Sequence[int]) -> tuple[int, ...]:
 def plans_of(space: SearchSpace) -> dict[Plan, dict[str, int]]:
     """Every plan of a small space with the setting that gives it without anything dropped."""
     options = [(0, *sizes_of(grid)) for grid in space.grids]
-    by_regions = {item.regions: item.key for item in space.classes}
     found: dict[Plan, dict[str, int]] = {}
     for values in itertools.product(*options):
         wanted = {item.key: v for item, v in zip(space.classes, values, strict=True)}
         plan = space.decode(wanted)
-        found.setdefault(plan, {by_regions[c.regions]: c.chunk_size for c in plan.choices})
+        found.setdefault(plan, space.setting(plan))
     return found
 
 

@@ -28,7 +28,7 @@ from tuner.campaign_result import LengthResult
 from tuner.database import PlanRow
 from tuner.runtime.analysis import Analysis
 from tuner.runtime.explain import dimension_text, not_understood, ops_text, region_title
-from tuner.study import Proposal
+from tuner.search.proposal import Proposal
 
 Row = dict[str, Any]
 

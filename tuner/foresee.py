@@ -83,7 +83,6 @@ def foresee(
     eager = one.eager_peak_bytes or analysis.memory.profile().peak_bytes
     limits = [budget.resolve(eager) for budget in budgets]
     selector = Selector(analysis.space, cost.extra_seconds)
-    known = {item.regions: item.key for item in analysis.space.classes}
     seeds = []
     for limit in limits:
         try:
@@ -94,7 +93,7 @@ def foresee(
             )
         except BudgetError:
             continue  # shown as a budget without a plan
-        seeds.append({known[c.regions]: c.chunk_size for c in selected.plan.choices})
+        seeds.append(analysis.space.setting(selected.plan))
     found = propose(analysis.space, cost.predict_all, search, seeds=seeds)
     return [
         _best(budget, limit, found, cost, real)

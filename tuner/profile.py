@@ -145,8 +145,10 @@ class _Run:
         self, analysis: Analysis, ceilings: Ceilings, length: int
     ) -> tuple[list[Sample], int]:
         space = analysis.space
+        # loops inside loops are predicted from what they are made of
+        plain = [one for one in zip(space.classes, space.grids, strict=True) if not one[0].inner]
         pairs = sorted(
-            zip(space.classes, space.grids, strict=True),
+            plain,
             key=lambda pair: (-pair[0].saves_bytes * len(pair[0].loops), pair[0].key),
         )[: self.most_classes]
         self.progress.phase(f"{self._name} at length {length}: timing regions alone", len(pairs))
