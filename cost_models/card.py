@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from cost_models.base import CostModel, Sample
 from cost_models.folds import CLASSES, LENGTHS, MODELS, folds
 from cost_models.plan_scoring import (
@@ -68,8 +70,6 @@ def make_card(
     on_score: Callable[[str, str], None] = lambda kind, held_out: None,
 ) -> Card:
     """Judge models on everything that can be held out of the samples and reference sets."""
-    import numpy as np
-
     kinds = [kind for kind in (LENGTHS, MODELS) if folds(samples, kind)]
     kinds = kinds or [kind for kind in (CLASSES,) if folds(samples, kind)]
     scores = []
@@ -84,16 +84,27 @@ def make_card(
                 held = hold_out(model, samples, references, held_out)
                 if held:
                     plans.append(plan_score(model.kind, held_out, held))
-    names = tuple(sorted({sample.model for sample in samples}))
+    memory = memory_score(references) if references else None
+    return card_of(tuple(scores), samples, device, tuple(plans), memory)
+
+
+def card_of(
+    scores: tuple[Score, ...],
+    samples: Sequence[Sample],
+    device: str,
+    plans: tuple[PlanScore, ...] = (),
+    memory: MemoryScore | None = None,
+) -> Card:
+    """A card of scores that are known."""
     return Card(
         device,
-        names,
+        tuple(sorted({sample.model for sample in samples})),
         len({(sample.model, sample.length) for sample in samples}),
         float(np.median([sample.noise for sample in samples])) if samples else 0.0,
         noise_floor(samples),
-        tuple(scores),
-        tuple(plans),
-        memory_score(references) if references else None,
+        scores,
+        plans,
+        memory,
     )
 
 

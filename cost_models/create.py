@@ -20,12 +20,15 @@ KINDS: dict[str, Callable[[int], CostModel]] = {
 """Makes a model of a kind from a random seed."""
 
 
+COMPARED = ("learned", "linear", "roofline", "macro_micro")
+"""What ``auto`` chooses from; the other kinds are there to be compared."""
+
+
 def create(kind: str, seed: int = 0) -> tuple[CostModel, ...]:
-    """The models to choose from: the one named, or all of them for ``auto``.
+    """The models to choose from: the one named, several for ``auto``, every kind for ``all``.
 
     Raises:
         KeyError: the kind is unknown.
     """
-    if kind == "auto":
-        return tuple(make(seed) for make in KINDS.values())
-    return (KINDS[kind](seed),)
+    kinds = {"auto": COMPARED, "all": tuple(KINDS)}.get(kind, (kind,))
+    return tuple(KINDS[one](seed) for one in kinds)

@@ -42,7 +42,7 @@ def load_references(folder: Path = RESULTS) -> list[Reference]:
 
 def card_of(folder: Path, kinds: Sequence[str] = ()) -> Card:
     """The card of these kinds of model, all by default."""
-    models = [model for model in create("auto") if not kinds or model.kind in kinds]
+    models = [model for model in create("all") if not kinds or model.kind in kinds]
     path = folder / "cost_reference.jsonl.gz"
     environment = next((row["environment"] for row in _rows(path)), {})
     return make_card(

@@ -49,6 +49,7 @@ def add_model_commands(
 
 def _profile(options: argparse.Namespace) -> int:
     from tuner.config import load_config
+    from tuner.model_files import MODEL_FILE
     from tuner.profile import run_profile
     from tuner.terminal import Terminal, make_console
 
@@ -57,7 +58,7 @@ def _profile(options: argparse.Namespace) -> int:
     config = load_config(options.config, options.overrides)
     with Terminal(make_console(stderr=True)) as progress:
         found = run_profile(config, options.seconds, progress)
-    path, kind = options.output or config.output / "model.json.gz", config.cost_model.kind
+    path, kind = options.output or config.output / MODEL_FILE, config.cost_model.kind
     _write(path, found.samples, found.baselines, found.device, found.ceilings, kind)
     lost = f"; {found.failed} classes could not be timed" if found.failed else ""
     print(f"every timing is in {config.output / 'ledger.jsonl'}{lost}")

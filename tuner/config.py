@@ -52,11 +52,13 @@ class SearchConfig:
 
 @dataclass(frozen=True, slots=True)
 class CostModelConfig:
-    """Which cost model (``auto`` takes the best on held-out timings), and how many seconds a length
-    may spend on timing regions alone."""
+    """Which cost model (``auto`` takes the best on held-out timings), how many seconds a length may
+    spend on timing regions alone, and a model file to start from: its timings join the campaign's
+    own, and what it is sure of is not timed again."""
 
     kind: str = "auto"
     timings_s: float = 30.0
+    start: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +186,10 @@ def _path(key: str, value: Any) -> Path:
     return Path(_text(key, value)).expanduser()
 
 
+def _optional_path(key: str, value: Any) -> Path | None:
+    return None if value is None else _path(key, value)
+
+
 def _targets(key: str, value: Any) -> tuple[str, ...] | None:
     if value is None:
         return None
@@ -244,7 +250,10 @@ _SEARCH = _defaults(
     SearchConfig,
     {"sampler": _one_of(SAMPLERS), "n_trials": _count, "seed": _whole, "rounds": _count},
 )
-_COST_MODEL = _defaults(CostModelConfig, {"kind": _one_of(KINDS), "timings_s": _amount})
+_COST_MODEL = _defaults(
+    CostModelConfig,
+    {"kind": _one_of(KINDS), "timings_s": _amount, "start": _optional_path},
+)
 _CONFIRM = _defaults(
     ConfirmConfig,
     {

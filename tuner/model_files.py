@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from cost_models.base import Sample
-from cost_models.card import make_card
+from cost_models.card import card_of, make_card
 from cost_models.ceilings import Ceilings
 from cost_models.create import create
 from cost_models.scoring import Verdict, judge
@@ -15,6 +15,9 @@ from cost_models.whole_times import Unchunked, fit_whole_times
 from search_space.errors import LedgerError
 from tuner.ledger import read_ledger
 from tuner.region_samples import read_baselines, read_samples
+
+MODEL_FILE = "model.json.gz"
+"""A campaign's cost model, in its output folder."""
 
 
 def make_model(
@@ -30,13 +33,28 @@ def make_model(
     """Fit the best model of a kind (``auto``: of all kinds) to samples, and write it with the card
     of all kinds."""
     verdict = judge(create(kind, seed), samples)
-    card = make_card(create("auto", seed), samples, device=device, on_score=on_score)
+    card = make_card(create("all", seed), samples, device=device, on_score=on_score)
     stored = StoredModel(
         device, ceilings, verdict.model, fit_whole_times(samples, seed), tuple(samples),
         tuple(baselines), card,
     )  # fmt: skip
     write_model(path, stored)
     return stored, verdict
+
+
+def write_campaign(
+    path: Path,
+    verdict: Verdict,
+    samples: Sequence[Sample],
+    baselines: Sequence[Unchunked],
+    device: str,
+    ceilings: Ceilings,
+) -> None:
+    """Write the model that a campaign used, with the scores by which it was chosen as its card."""
+    write_model(path, StoredModel(
+        device, ceilings, verdict.model, fit_whole_times(samples), tuple(samples),
+        tuple(baselines), card_of(tuple(verdict.scores.values()), samples, device),
+    ))  # fmt: skip
 
 
 def read_ledgers(

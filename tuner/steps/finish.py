@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tuner.campaign_result import BudgetResult, LengthResult
 from tuner.database import GraphEntry, LengthEntry, PlanRow, Reference, write_graph
-from tuner.frontier import best_within, frontier
+from tuner.frontier import best_within, frontier, thinned
 from tuner.limits import Allowance
 from tuner.measure.protocol import CONTENDED
 from tuner.measure.timing import median
@@ -69,7 +69,7 @@ def _result(state: State, one: Length, rows: list[PlanRow]) -> LengthResult:
     )
     # a budget's own plan stays, even where a lower peak is as fast within the noise
     extra = [b.row for b in budgets if b.row is not None and b.row not in kept]
-    unique = {row.plan: row for row in (*kept, *extra)}
+    needed = [b.row for b in budgets if b.row is not None]
     eager = Reference(
         one.baseline.peak_bytes or one.described.eager_peak_bytes,
         0.0 if one.reference is not None else median(one.baseline.eager.decisive_ms),
@@ -79,7 +79,7 @@ def _result(state: State, one: Length, rows: list[PlanRow]) -> LengthResult:
         eager,
         "eager" if one.reference is None else "lowest plan",
         budgets,
-        tuple(sorted(unique.values(), key=lambda row: (row.peak_bytes, row.ratio))),
+        thinned([*kept, *extra], needed),
         tuple(one.confirmed.values()),
         _memory_error(one),
         state.target,

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 
+from cost_models.base import Sample
 from cost_models.create import create
+from cost_models.features import loop_features
 from cost_models.scoring import judge
-from cost_models.times import graph_seconds, loop_seconds
+from cost_models.stored import joined, read_model
+from cost_models.times import graph_seconds
+from cost_models.whole_times import Unchunked, WholeTimes, fit_whole_times
 from search_space.classes import RegionClass
 from search_space.plan import Region
 from tuner.campaign_result import timed_sizes
 from tuner.limits import Allowance
 from tuner.measure.protocol import Samples
 from tuner.measure.timing import quick
+from tuner.model_files import MODEL_FILE, write_campaign
 from tuner.region_samples import WHOLE, region_samples, samples_row
 from tuner.steps.state import Length, State
 from tuner.steps.waves import waves
 
 TIMING = "timing regions alone"
+
+SURE = 0.04
+"""A spread of a log ratio that a few timings do not better."""
 
 
 def time_regions(state: State) -> None:
@@ -28,12 +36,17 @@ def time_regions(state: State) -> None:
     budget_s = state.config.cost_model.timings_s
     total = sum(len(one.analysis.space.classes) for one in state.lengths) if budget_s else 0
     state.progress.phase(TIMING, total)
+    if state.config.cost_model.start is not None:
+        state.start = read_model(state.config.cost_model.start)
     failed: set[Region] = set()
     for place, one in enumerate(state.lengths):
         if budget_s:
             allowance = state.clock.allowance(2 * (len(state.lengths) - place))
             _time_length(state, one, budget_s, allowance, failed)
-        _fill_whole_ms(state, one)
+    samples = _all_samples(state)
+    whole_times = fit_whole_times(samples) if samples else None
+    for one in state.lengths:
+        _fill_whole_ms(state, one, whole_times)
 
 
 def _time_length(
@@ -44,8 +57,12 @@ def _time_length(
     # loops inside loops are predicted from what they are made of
     plain = [pair for pair in zip(space.classes, space.grids, strict=True) if not pair[0].inner]
     pairs = sorted(plain, key=lambda pair: -pair[0].saves_bytes * len(pair[0].loops))
-    known = [pair for pair in pairs if pair[0].regions[0] not in failed]
-    for wave in waves(known, state.measurer.size):
+    wanted = [
+        (item, grid)
+        for item, grid in pairs
+        if item.regions[0] not in failed and not _is_sure(state, one, item, timed_sizes(grid))
+    ]
+    for wave in waves(wanted, state.measurer.size):
         if spent_ms > budget_s * 1e3 or allowance.exceeded():
             break
         runs = [
@@ -63,6 +80,16 @@ def _time_length(
             state.progress.step()
 
 
+def _is_sure(state: State, one: Length, item: RegionClass, sizes: Sequence[int]) -> bool:
+    """Whether the model to start from knows a class as well as timing it would tell."""
+    if state.start is None:
+        return False
+    features = [
+        loop_features(one.analysis.memory, item.loops[0], size, state.ceilings) for size in sizes
+    ]
+    return all(found.spread <= SURE for found in state.start.model.estimate(features))
+
+
 def _keep(state: State, one: Length, item: RegionClass, found: Mapping[str, Samples]) -> None:
     one.whole_ms[item.key] = max(quick(found[WHOLE].decisive_ms), 1e-4)
     name = f"{state.config.model.id} {state.target}".strip()
@@ -71,23 +98,50 @@ def _keep(state: State, one: Length, item: RegionClass, found: Mapping[str, Samp
     state.samples.extend(made)
 
 
-def _fill_whole_ms(state: State, one: Length) -> None:
-    """Classes that were not timed: the roofline, scaled to the measured whole model."""
+def _all_samples(state: State) -> list[Sample]:
+    """The campaign's own, and those that it started from."""
+    return joined(state.samples, state.start.samples if state.start else ())
+
+
+def _fill_whole_ms(state: State, one: Length, whole_times: WholeTimes | None) -> None:
+    """Classes that were not timed: as timed ones let expect; without any the roofline, scaled to
+    the measured whole model."""
     scale = one.unchunked_ms / 1e3 / graph_seconds(one.analysis.sized, state.ceilings)
     plain = {item.regions: item.key for item in one.analysis.space.classes if not item.inner}
     for item in one.analysis.space.classes:
-        loop = item.loops[0]
-        estimate = max(loop_seconds(loop, loop.extent, state.ceilings) * scale * 1e3, 1e-4)
         # run whole, a region takes as long with loops inside as without
-        known = one.whole_ms.get(plain.get(item.regions, item.key), estimate)
-        one.whole_ms.setdefault(item.key, known)
+        timed = one.whole_ms.get(plain.get(item.regions, item.key))
+        if timed is None:
+            loop = item.loops[0]
+            found = loop_features(one.analysis.memory, loop, loop.extent, state.ceilings)
+            seconds = (
+                scale * found.roofline_whole_s
+                if whole_times is None
+                else whole_times.seconds(found)
+            )
+            # no part takes longer than the whole
+            timed = min(max(1e3 * seconds, 1e-4), one.unchunked_ms / len(item.loops))
+        one.whole_ms.setdefault(item.key, timed)
 
 
 def choose_model(state: State) -> None:
     """Fit the cost models and keep the one with the least regret on timings it has not seen, if it
-    beats the roofline; else the roofline."""
+    beats the roofline; else the roofline. What was learned is written beside the ledger."""
     config = state.config
-    verdict = judge(create(config.cost_model.kind, config.search.seed), state.samples)
+    samples = _all_samples(state)
+    verdict = judge(create(config.cost_model.kind, config.search.seed), samples)
     state.model, state.scores = verdict.model, verdict.scores
     state.records.scored(state.model.kind, state.scores)
     state.progress.note(verdict.text)
+    name = f"{config.model.id} {state.target}".strip()
+    baselines = [
+        Unchunked(name, one.length, one.analysis.unchunked_s, one.unchunked_ms)
+        for one in state.lengths
+        if one.reference is None
+    ]
+    for base in baselines:
+        state.measurer.keep("unchunked", base.plain())
+    write_campaign(
+        config.output / MODEL_FILE, verdict, samples, baselines,
+        state.environment["device_name"], state.ceilings,
+    )  # fmt: skip

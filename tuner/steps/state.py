@@ -9,6 +9,7 @@ from cost_models.base import CostModel, Sample
 from cost_models.ceilings import Ceilings
 from cost_models.plans import PlanCost
 from cost_models.scoring import Score
+from cost_models.stored import StoredModel
 from search_space.budget import Budget
 from search_space.plan import Plan
 from search_space.probe import Prober
@@ -75,6 +76,7 @@ class State:
         environment, ceilings: of the device.
         clock: what is left of the campaign's limits.
         exhausted: the plans that ran out of memory.
+        start: an earlier cost model to start from.
         samples: regions timed alone, of all lengths.
         model, scores: the cost model in use, and how the candidates for it did on timings that
             they had not seen.
@@ -91,6 +93,7 @@ class State:
     exhausted: Exhausted = field(default_factory=Exhausted)
     probe: Prober = field(default_factory=Prober)
     lengths: list[Length] = field(default_factory=list)
+    start: StoredModel | None = None
     samples: list[Sample] = field(default_factory=list)
     model: CostModel | None = None
     scores: Mapping[str, Score] = field(default_factory=dict)
