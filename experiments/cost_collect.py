@@ -188,7 +188,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--export", type=Path, help="only write the compressed data files there")
     parser.add_argument("--subjects", nargs="*", default=[one.name for one in SUBJECTS])
     parser.add_argument("--parts", nargs="*", default=["profile", "reference"])
-    parser.add_argument("--seconds", type=float, default=45.0, help="of a length's profile")
+    parser.add_argument("--seconds", type=float, default=60.0, help="of a length's profile")
+    parser.add_argument("--classes", type=int, default=40, help="timed at a length, at most")
     options = parser.parse_args(arguments)
     chosen = [one for one in SUBJECTS if one.name in options.subjects]
     if options.export:
@@ -197,7 +198,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for subject in chosen:
         folder = options.output / subject.name
         if "profile" in options.parts:
-            found = run_profile(subject.config(folder), options.seconds, Told())
+            config = subject.config(folder)
+            found = run_profile(
+                config, options.seconds, Told(), most_classes=options.classes
+            )
             print(f"{subject.name}: {len(found.samples)} samples, {found.failed} classes failed")
         if "reference" in options.parts:
             reference(subject, folder)
