@@ -22,7 +22,7 @@ from cost_models.plan_scoring import (
     plan_score,
 )
 from cost_models.reference import Reference
-from cost_models.scoring import Score, held_out_score, noise_floor
+from cost_models.scoring import Score, from_plain_numbers, held_out_score, noise_floor
 
 
 @dataclass(frozen=True)
@@ -117,15 +117,15 @@ def card_from_plain(row: Mapping[str, Any]) -> Card:
 
     def plan(one: Mapping[str, Any]) -> PlanScore:
         regrets = tuple((int(k), float(mid), float(worst)) for k, mid, worst in one["regrets"])
-        return PlanScore(**{**one, "regrets": regrets})
+        return PlanScore(**{**from_plain_numbers(one), "regrets": regrets})
 
     return Card(
         str(row["device"]),
         tuple(row["models"]),
         int(row["lengths"]),
         float(row["noise"]),
-        None if row["floor"] is None else Score(**row["floor"]),
-        tuple(Score(**one) for one in row["scores"]),
+        None if row["floor"] is None else Score(**from_plain_numbers(row["floor"])),
+        tuple(Score(**from_plain_numbers(one)) for one in row["scores"]),
         tuple(plan(one) for one in row["plans"]),
-        None if row["memory"] is None else MemoryScore(**row["memory"]),
+        None if row["memory"] is None else MemoryScore(**from_plain_numbers(row["memory"])),
     )

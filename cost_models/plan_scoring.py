@@ -19,6 +19,7 @@ from cost_models.reference import (
     plan_terms,
     regret,
 )
+from cost_models.scoring import plain_numbers
 from cost_models.whole_times import fit_whole_times, unchunked_seconds
 
 TOP = (1, 4, 8)
@@ -56,10 +57,7 @@ class PlanScore:
 
     def plain(self) -> dict[str, Any]:
         """As plain values."""
-        found = {
-            name: round(value, 4) if isinstance(value, float) else value
-            for name, value in asdict(self).items()
-        }
+        found = plain_numbers(asdict(self))
         found["regrets"] = [[k, round(mid, 4), round(worst, 4)] for k, mid, worst in self.regrets]
         return found
 
@@ -78,7 +76,7 @@ class MemoryScore:
 
     def plain(self) -> dict[str, Any]:
         """As plain values."""
-        return {name: round(value, 6) for name, value in asdict(self).items()}
+        return plain_numbers(asdict(self))
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ is held out are whole lengths or whole models, else whole classes (:mod:`cost_mo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -65,10 +66,24 @@ class Score:
 
     def plain(self) -> dict[str, Any]:
         """As plain values."""
-        return {
-            name: round(value, 4) if isinstance(value, float) else value
-            for name, value in asdict(self).items()
-        }
+        return plain_numbers(asdict(self))
+
+
+def plain_numbers(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Figures to four digits; those that could not be told, which JSON has no word for, as None."""
+    return {
+        name: value
+        if not isinstance(value, float)
+        else None
+        if math.isnan(value)
+        else round(value, 4)
+        for name, value in row.items()
+    }
+
+
+def from_plain_numbers(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of :func:`plain_numbers`, of figures alone."""
+    return {name: math.nan if value is None else value for name, value in row.items()}
 
 
 def held_out(samples: Sequence[Sample]) -> str | None:

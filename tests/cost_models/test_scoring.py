@@ -97,12 +97,12 @@ def test_a_group_of_one_is_no_pair_and_no_rank() -> None:
 
 def test_what_is_between_groups_does_not_matter() -> None:
     # right about which group is slower and wrong within each: worthless
-    far = samples({"a": [0.0, 0.1, 0.2], "b": [5.0, 5.1, 5.2]})
-    wrong = scored(far, [0.2, 0.1, 0.0, 5.2, 5.1, 5.0])
+    far = samples({"a": [0.0, 0.1, 0.2, 0.3], "b": [5.0, 5.1, 5.2, 5.3]})
+    wrong = scored(far, [0.3, 0.2, 0.1, 0.0, 5.3, 5.2, 5.1, 5.0])
     assert wrong.pairwise_accuracy == 0.0
     assert wrong.spearman == pytest.approx(-1.0)
     # wrong about the groups and right within each: perfect
-    right = scored(far, [7.0, 7.1, 7.2, 1.0, 1.1, 1.2])
+    right = scored(far, [7.0, 7.1, 7.2, 7.3, 1.0, 1.1, 1.2, 1.3])
     assert right.pairwise_accuracy == 1.0
     assert right.spearman == pytest.approx(1.0)
     assert right.regret == 0.0
