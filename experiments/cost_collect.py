@@ -31,10 +31,12 @@ from search_space.classes import RegionClass, choice_form
 from search_space.errors import BudgetError
 from search_space.plan import Plan
 from search_space.probe import Prober
-from search_space.space import SearchSpace
+from search_space.space import SearchSpace, overlap
+from tuner.journal import Journal
 from tuner.ledger import Ledger, read_ledger
 from tuner.measure.timing import log_ratio, median, quick
-from tuner.measurer import Confirmed, Measurer
+from tuner.measured import Confirmed
+from tuner.measurer import Measurer
 from tuner.profile import run_profile
 from tuner.progress import Silent
 from tuner.runtime.analysis import Analysis
@@ -60,7 +62,7 @@ class Told(Silent):
 
 
 def small_space(analysis: Analysis) -> SearchSpace:
-    """The classes that the analytic plans use most, else those that save most; three sizes each."""
+    """Classes that go together: those that the analytic plans use most, else that save most."""
     plain = [item for item in analysis.space.classes if not item.inner]
     votes = dict.fromkeys((item.form for item in plain), 0.0)
     peak = analysis.memory.profile().peak_bytes
@@ -79,7 +81,13 @@ def small_space(analysis: Analysis) -> SearchSpace:
             -votes[item.form] - item.saves_bytes * len(item.loops) / saved, item.key
         ),
     )  # fmt: skip
-    return SearchSpace(analysis.memory, tuple(ranked[:CLASSES]))
+    chosen: list[RegionClass] = []
+    for item in ranked:
+        if len(chosen) < CLASSES and not any(overlap(item, other) for other in chosen):
+            chosen.append(item)
+    # where no more go together, others may take their place
+    chosen += [item for item in ranked if item not in chosen][: CLASSES - len(chosen)]
+    return SearchSpace(analysis.memory, tuple(chosen))
 
 
 def sizes_of(grid: Sequence[int]) -> tuple[int, ...]:
@@ -105,7 +113,7 @@ def reference(subject: CostSubject, folder: Path) -> None:
     with (
         Ledger(folder / "reference.jsonl") as kept,
         Ledger(folder / "runs.jsonl") as ledger,
-        Measurer(config, ledger) as measurer,
+        Measurer(config, Journal(ledger)) as measurer,
     ):
         environment, ceilings = measurer.environment()
         probe = Prober()
@@ -114,7 +122,7 @@ def reference(subject: CostSubject, folder: Path) -> None:
             analysis = Analysis(described.graph, described.bindings, ceilings, probe)
             space = small_space(analysis)
             plans = plans_of(space)
-            baseline = measurer.baseline(length, analysis.graph.fingerprint)
+            baseline = measurer.baseline(length)
             done = [measurer.check(length, plan, None) for plan in plans]
             good = [one for one in done if one.status == "ok"]
             timed = measurer.together(length, good, None)

@@ -17,8 +17,9 @@ from cost_models.whole_times import Unchunked
 from search_space.errors import ConfigError, MeasurementError
 from search_space.probe import Prober
 from tuner.config import CampaignConfig
+from tuner.engine.slots import engine_device
+from tuner.journal import Journal
 from tuner.ledger import Ledger
-from tuner.measure.backends import resolve_device
 from tuner.measure.timing import median
 from tuner.measurer import Measurer
 from tuner.progress import Progress, Silent
@@ -66,7 +67,7 @@ def run_profile(
         MeasurementError: nothing could be measured.
     """
     progress = progress or Silent()
-    config = replace(config, device=resolve_device(config.device))
+    config = replace(config, device=engine_device(config))
     try:
         config.output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -74,15 +75,16 @@ def run_profile(
             f"output: {config.output} cannot be written: {error}; name another folder"
         ) from error
     with Ledger(config.output / "ledger.jsonl") as ledger:
-        ledger.append("profile", {"config": config.plain()})
+        journal = Journal(ledger)
+        journal.note("profile", {"config": config.plain()})
         names: Sequence[str] = ("",)
         if config.model.targets is not None:
-            with Measurer(config, ledger) as measurer:
+            with Measurer(config, journal) as measurer:
                 names = measurer.targets(min(config.seq_lens))
         parts = []
         for name in names:
-            with Measurer(config, ledger, name) as measurer:
-                run = _Run(config, ledger, measurer, progress, name, seconds, most_classes)
+            with Measurer(config, journal, name) as measurer:
+                run = _Run(config, measurer, progress, name, seconds, most_classes)
                 parts.append(run.all_lengths())
     samples = tuple(sample for part in parts for sample in part.samples)
     baselines = tuple(one for part in parts for one in part.baselines)
@@ -100,7 +102,6 @@ class _Run:
     """The profile of one model, or of one of its targets."""
 
     config: CampaignConfig
-    ledger: Ledger
     measurer: Measurer
     progress: Progress
     target: str
@@ -131,14 +132,14 @@ class _Run:
 
     def _unchunked(self, analysis: Analysis, length: int) -> Iterator[Unchunked]:
         """The unchanged graph's latency; nothing where it does not run."""
-        run = self.measurer.baseline(length, analysis.graph.fingerprint)
+        run = self.measurer.baseline(length)
         if run.status != "ok":
             self.progress.note(f"length {length}: unchunked {run.status}: {run.reason}")
             return
         found = Unchunked(
             self._name, length, analysis.unchunked_s, median(run.unchunked.decisive_ms)
         )
-        self.ledger.append("unchunked", found.plain())
+        self.measurer.keep("unchunked", found.plain())
         yield found
 
     def _length(
@@ -170,7 +171,7 @@ class _Run:
                 self.progress.step(f"class {item.key} could not be timed alone")
                 continue
             made = region_samples(analysis.memory, item, found, ceilings, length, self._name)
-            self.ledger.append("samples", samples_row(made))
+            self.measurer.keep("samples", samples_row(made))
             samples.extend(made)
             self.progress.step()
         return samples, failed

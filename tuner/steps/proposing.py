@@ -12,7 +12,7 @@ from search_space.errors import BudgetError
 from search_space.plan import Plan
 from tuner.frontier import SLOWEST
 from tuner.measure.timing import median, ratio
-from tuner.measurer import Confirmed
+from tuner.measured import Confirmed
 from tuner.search.acquire import Known, worth_running
 from tuner.search.proposal import Proposal
 from tuner.search.propose import propose
