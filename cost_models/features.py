@@ -118,10 +118,10 @@ class Features:
             math.log2(whole * 1e6 + 1),
             self.cached_share,
             self.cached_whole_share,
-            self.launch_s / whole,
+            math.log2(1 + self.launch_s / whole),
             self.product_s / self.roofline_chunked_s,
             self.product_whole_s / whole,
-            self.store_s / whole,
+            math.log2(1 + self.store_s / whole),
             self.launch_whole_s / whole,
             float(self.item_bytes),
         ]
@@ -138,7 +138,7 @@ VECTOR = (
     "log2_largest_whole_bytes_over_cache", "log2_whole_over_sliced_bytes",
     "log2_output_over_sliced_bytes", "log2_stride_bytes", "log2_run_bytes", "log2_narrowest",
     "log2_flops_per_kernel", "log2_roofline_whole_us", "cached_share", "cached_whole_share",
-    "launch_over_whole", "product_share", "product_whole_share", "store_over_whole",
+    "log2_launch_over_whole", "product_share", "product_whole_share", "log2_store_over_whole",
     "launch_whole_share", "item_bytes",
 )  # fmt: skip
 """The names of :meth:`Features.vector`."""

@@ -4,7 +4,7 @@
 
 with c the chunk's share of the extent, F the device's operations per second, n the smaller side of
 a product's matrix and h that at which products run at half rate, and B the device's bytes per
-second, which depends on whether the op's bytes fit in the cache. A loop adds, in each pass, the
+second, which falls from the cache's to the memory's rate with the op's bytes. A loop adds, in each pass, the
 copy of its results into the outputs.
 """
 
@@ -25,14 +25,33 @@ def op_seconds(work: Work, share: float, ceilings: Ceilings) -> float:
     if not work.launches:
         return 0.0
     moved = work.sliced_bytes * share + work.whole_bytes
-    rate = (
-        ceilings.cache_bytes_per_s if moved <= ceilings.cache_bytes else ceilings.copy_bytes_per_s
-    )
+    rate = bytes_per_s(moved, ceilings)
     computing = work.flops * share / ceilings.matmul_flops_per_s
     narrowest = work.narrowest(share)
     if narrowest is not None:
         computing *= 1 + ceilings.half_rows / narrowest
     return ceilings.launch_s + max(computing, moved / rate)
+
+
+FRESH_BYTES = 128 * 2**20
+"""An op that moves as much as this has none of it in a cache, and its output on fresh pages; the
+bandwidth ceiling is measured at this size."""
+
+
+def bytes_per_s(moved: float, ceilings: Ceilings) -> float:
+    """The rate at which an op moves its bytes: the cache's as far as they fit in it, the memory's
+    from ``FRESH_BYTES`` on. Between them lie larger caches and pages that the allocator has kept,
+    and the rate falls by a power of the bytes; a step would make models of two lengths, on either
+    side of it, look unlike each other."""
+    fast, slow = ceilings.cache_bytes, max(FRESH_BYTES, ceilings.cache_bytes + 1)
+    if moved <= fast:
+        return ceilings.cache_bytes_per_s
+    if moved >= slow:
+        return ceilings.copy_bytes_per_s
+    way = math.log(moved / fast) / math.log(slow / fast)
+    return math.exp(
+        (1 - way) * math.log(ceilings.cache_bytes_per_s) + way * math.log(ceilings.copy_bytes_per_s)
+    )
 
 
 def graph_seconds(graph: SizedGraph, ceilings: Ceilings) -> float:
