@@ -4,8 +4,8 @@
 
 with c the chunk's share of the extent, F the device's operations per second, n the smaller side of
 a product's matrix and h that at which products run at half rate, and B the device's bytes per
-second, which falls from the cache's to the memory's rate with the op's bytes. A loop adds, in each pass, the
-copy of its results into the outputs.
+second, which falls from the cache's to the memory's rate with the op's bytes. A loop adds, in each
+pass, the copy of its results into the outputs.
 """
 
 from __future__ import annotations
