@@ -186,10 +186,6 @@ def _path(key: str, value: Any) -> Path:
     return Path(_text(key, value)).expanduser()
 
 
-def _optional_path(key: str, value: Any) -> Path | None:
-    return None if value is None else _path(key, value)
-
-
 def _targets(key: str, value: Any) -> tuple[str, ...] | None:
     if value is None:
         return None
@@ -252,7 +248,7 @@ _SEARCH = _defaults(
 )
 _COST_MODEL = _defaults(
     CostModelConfig,
-    {"kind": _one_of(KINDS), "timings_s": _amount, "start": _optional_path},
+    {"kind": _one_of(KINDS), "timings_s": _amount, "start": optional(_path)},
 )
 _CONFIRM = _defaults(
     ConfirmConfig,

@@ -192,7 +192,8 @@ WRONG: dict[str, tuple[Any, ...]] = {
     "search.seed": NOT_WHOLE,
     "search.rounds": NOT_COUNT,
     "cost_model": NOT_SECTION,
-    "cost_model.kind": ("best", "linear", 1, None),
+    "cost_model.kind": ("best", "quadratic", 1, None),
+    "cost_model.start": (3, "", True, ["model.json.gz"]),
     "cost_model.timings_s": NOT_AMOUNT,
     "confirm": NOT_SECTION,
     "confirm.top_k": NOT_COUNT,
@@ -527,7 +528,10 @@ campaigns: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
             },
         ),
         "cost_model": st.fixed_dictionaries(
-            {}, optional={"kind": st.sampled_from(KINDS), "timings_s": amounts}
+            {},
+            optional={
+                "kind": st.sampled_from(KINDS), "timings_s": amounts, "start": names | st.none(),
+            },
         ),
         "confirm": st.fixed_dictionaries(
             {},
