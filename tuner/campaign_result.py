@@ -64,7 +64,8 @@ class CampaignResult:
 
 @dataclass(frozen=True)
 class LengthPlan:
-    """What a campaign would do at a length: for ``--dry-run``."""
+    """What a campaign would do at a length: for ``--dry-run``. ``seconds`` is how long timing regions
+    and real runs should take, by the roofline of a usual device: nothing was run."""
 
     length: int
     fingerprint: str
@@ -72,6 +73,7 @@ class LengthPlan:
     space_size: int
     region_timings: int
     real_runs: int
+    seconds: float
 
 
 def plan_campaign(config: CampaignConfig, analyses: Mapping[int, Analysis]) -> list[LengthPlan]:
@@ -87,6 +89,7 @@ def plan_campaign(config: CampaignConfig, analyses: Mapping[int, Analysis]) -> l
                 space.size,
                 sum(len(timed_sizes(grid)) + 1 for grid in space.grids),
                 2 + len(config.budgets) * (1 + config.confirm.top_k * config.search.rounds),
+                config.cost_model.timings_s + expected_seconds(config, analysis.unchunked_s),
             )
         )
     return found

@@ -82,12 +82,13 @@ def foreseen_table(length: int, found: Sequence[Foreseen]) -> Table:
 def dry_run_table(plans: Sequence[LengthPlan]) -> Table:
     """What a campaign would do."""
     table = _table(
-        "planned", "length", "graph", "classes", "settings", "region timings", "real runs"
-    )
+        "planned", "length", "graph", "classes", "settings", "region timings", "real runs",
+        "seconds",
+    )  # fmt: skip
     for one in plans:
         table.add_row(
             str(one.length), one.fingerprint, str(one.classes), f"{one.space_size:.3g}",
-            str(one.region_timings), f"at most {one.real_runs}",
+            str(one.region_timings), f"at most {one.real_runs}", f"about {one.seconds:.0f}",
         )  # fmt: skip
     return table
 

@@ -51,6 +51,7 @@ def test_a_dry_run_tells_the_size_of_the_space_and_the_runs(
     assert "settings" in text
     # two baselines, and for each of two budgets the analytic plan and four in each of two rounds
     assert "at most 20" in text
+    assert "about " in text
     assert not (tmp_path / "runs").exists()
 
 
