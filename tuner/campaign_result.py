@@ -64,8 +64,8 @@ class CampaignResult:
 
 @dataclass(frozen=True)
 class LengthPlan:
-    """What a campaign would do at a length: for ``--dry-run``. ``seconds`` is how long timing regions
-    and real runs should take, by the roofline of a usual device: nothing was run."""
+    """What a campaign would do at a length: for ``--dry-run``. ``seconds`` is how long timing
+    regions and real runs should take, by the roofline of a usual device: nothing was run."""
 
     length: int
     fingerprint: str
