@@ -64,7 +64,7 @@ def most_promising(one: Length, found: Sequence[Proposal], top_k: int) -> list[P
 
 def _known(one: Length, done: Confirmed) -> Known | None:
     """What a plan's run gave; its time is carried over by the reference that ran beside it."""
-    if done.status != "ok":
+    if done.status != "ok" or not done.samples.decisive_ms:
         return None
     base = median(one.baseline.eager.decisive_ms)
     found = ratio(done.samples.decisive_ms, done.reference.decisive_ms).median
