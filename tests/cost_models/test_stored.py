@@ -34,7 +34,7 @@ def made_samples(count: int = 60, model: str = "m") -> list[Sample]:
 
 def stored(kind: str, samples: list[Sample]) -> StoredModel:
     (model,) = create(kind, 3)
-    card = make_card([model], samples, device="a device")
+    card = make_card(create("roofline"), samples, device="a device")
     return StoredModel(
         "a device", default_ceilings("cpu"), model.fit(samples), fit_whole_times(samples),
         tuple(samples), (Unchunked("m", 64, 0.01, 12.5),), card,
