@@ -222,18 +222,20 @@ def _trees(trees: list[Any], offset: float, weight: float) -> Trees:
     """scikit-learn's trees, one after the other."""
     starts = np.cumsum([0, *(tree.node_count for tree in trees)])[:-1]
     feature = np.concatenate([tree.feature for tree in trees])
-    children = [
-        np.concatenate([side(tree) + start for tree, start in zip(trees, starts, strict=True)])
-        for side in (lambda tree: tree.children_left, lambda tree: tree.children_right)
-    ]
+    left, right = (
+        np.concatenate(
+            [getattr(tree, side) + start for tree, start in zip(trees, starts, strict=True)]
+        )
+        for side in ("children_left", "children_right")
+    )
     return Trees(
         offset,
         weight,
         starts.astype(np.int32),
         np.where(feature >= 0, feature, -1).astype(np.int32),
         np.concatenate([tree.threshold for tree in trees]),
-        children[0].astype(np.int32),
-        children[1].astype(np.int32),
+        left.astype(np.int32),
+        right.astype(np.int32),
         np.concatenate([tree.value[:, 0, 0] for tree in trees]),
     )
 
