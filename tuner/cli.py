@@ -216,8 +216,15 @@ def _report(options: argparse.Namespace) -> int:
     if options.study:
         from tuner.study_export import export_studies
 
-        for folder in sweep_folders(options.run) or [options.run]:
-            study = export_studies(folder)
+        folders = sweep_folders(options.run)
+        for folder in folders or [options.run]:
+            try:
+                study = export_studies(folder)
+            except ConfigError as error:
+                if not folders:
+                    raise
+                print(f"no studies of {folder.name}: {error}", file=sys.stderr)
+                continue
             print(f"studies written to {study}; to look at them: optuna-dashboard {study}")
     return 0
 

@@ -247,8 +247,11 @@ def test_a_sweep_gets_a_page_over_the_pages_of_its_campaigns(
     assert main(["report", str(night)]) == 0
     (night / "large one").mkdir()
     write_ledger(night / "large one")
-    assert main(["report", str(night), "--output", str(other)]) == 0
-    assert capsys.readouterr().out.count("report written") == 2
+    assert main(["report", str(night), "--output", str(other), "--study"]) == 0
+    printed = capsys.readouterr()
+    assert printed.out.count("report written") == 2
+    assert "no studies of new" in printed.err
+    assert (night / "large one" / "study.journal").is_file()
     for path, rows in ((night / "report.html", 1), (other, 7)):
         page = Page(path.read_text(encoding="utf-8"))
         assert page.tags["tr"] == 1 + rows

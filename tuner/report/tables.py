@@ -82,7 +82,8 @@ def _served_row(one: LengthData, served: Served, page: str) -> tuple[Cell | str,
         one.short,
         budget_text(served.budget),
         size_text(row.peak_bytes),
-        Cell("?" if share is None else f"{share:.3f}", share=share),
+        Cell("?") if share is None
+        else Cell(f"{share:.3f}", share=share, tone="bad" if share > 1 else ""),
         f"{row.ratio:.3f}",
         f"{row.ratio_low:.3f} to {row.ratio_high:.3f}",
         speed_cell(row.ratio, row.ratio_low, row.ratio_high),
@@ -132,7 +133,7 @@ def headlines(run: Run) -> list[str]:
             found.append(
                 f"{one.title}, budget {budget_text(served.budget)}: "
                 f"{size_text(row.peak_bytes)} in place of {size_text(one.eager_bytes)} "
-                f"({100 * saved:.0f} % less), at {row.ratio:.2f} times {one.reference}'s time "
+                f"({100 * abs(saved):.0f} % {'less' if saved >= 0 else 'more'}), at {row.ratio:.2f} times {one.reference}'s time "
                 f"({row.ratio_low:.2f} to {row.ratio_high:.2f})."
             )
             break
