@@ -286,7 +286,7 @@ class Selector:
 
     def _plan(self, setting: Setting) -> Plan:
         choices = [self._choice(item, size) for item, size in setting]
-        return make_plan(self.space.memory.graph.fingerprint, choices)
+        return make_plan(self.space.memory.graph, choices)
 
     def _choice(self, item: RegionClass, size: int) -> Choice:
         key = (item.key, size)

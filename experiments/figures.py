@@ -93,3 +93,37 @@ def draw_timelines(lines: Mapping[str, Timeline], title: str, path: Path) -> Non
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
     plt.close(figure)
+
+
+def draw_rivals(
+    points: Mapping[str, tuple[float, float, bool]], title: str, path: Path
+) -> None:
+    """Memory and time of ways to run one model: (peak in MiB, time in ms, whether it is ours)."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(9, 5), layout="constrained")
+    for ours, colour, marker in ((False, "#d1495b", "s"), (True, "#1f77b4", "o")):
+        chosen = {name: point for name, point in points.items() if point[2] == ours}
+        label = "ours" if ours else "instead"
+        axes.scatter(
+            [peak for peak, _, _ in chosen.values()], [time for _, time, _ in chosen.values()],
+            c=colour, marker=marker, s=28, label=label,
+        )  # fmt: skip
+        for name, (peak, time, _) in chosen.items():
+            axes.annotate(
+                name.removeprefix("ours "), (peak, time), xytext=(4, 4), fontsize=7,
+                textcoords="offset points", color=colour,
+            )  # fmt: skip
+    axes.set_xscale("log")
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("activation peak (MiB)")
+    axes.set_ylabel("CPU time (ms)")
+    axes.set_title(title, loc="left")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)

@@ -17,9 +17,9 @@ from search_space.mask_values import Either, Holds, Linear, Value, mask_values
 
 Rows = tuple[Node, ...]
 
-_SDPA = "aten.scaled_dot_product_attention.default"
+SDPA = "aten.scaled_dot_product_attention.default"
 
-_LOWEST = {
+LOWEST = {
     "float64": -1.7976931348623157e308, "float32": -3.4028234663852886e38,
     "bfloat16": -3.3895313892515355e38, "float16": -65504.0,
 }  # fmt: skip
@@ -38,7 +38,7 @@ def restore_mask_flags(
     masks = {
         node.index: mask.index
         for node in rows
-        if node.op == _SDPA and isinstance(mask := _argument(node, 3, "attn_mask"), Ref)
+        if node.op == SDPA and isinstance(mask := _argument(node, 3, "attn_mask"), Ref)
     }
     values = mask_values(rows, masks.values()) if masks else {}
     changed = []
@@ -78,17 +78,23 @@ def _visible(value: Value, dtype: str) -> Holds | None:
     """Which keys a mask leaves visible; None where it does more than hide."""
     if isinstance(value, Holds):
         return value if dtype == "bool" else None
-    if dtype not in _LOWEST:
+    if dtype not in LOWEST:
         return None
     if isinstance(value, Linear):
         nothing = value.is_constant and value.constant == 0
         return Holds(len(value.weights), frozenset()) if nothing else None
     assert isinstance(value, Either)
-    if value.inside == 0 and value.outside <= _LOWEST[dtype]:
+    if value.inside == 0 and value.outside <= LOWEST[dtype]:
         return value.where
-    if value.outside == 0 and value.inside <= _LOWEST[dtype]:
+    if value.outside == 0 and value.inside <= LOWEST[dtype]:
         return value.where.negated()
     return None
+
+
+def is_visible_everywhere(value: Value, dtype: str) -> bool:
+    """Whether a mask of this value and dtype hides nothing."""
+    visible = _visible(value, dtype)
+    return visible is not None and visible.is_true
 
 
 def _with_flag(node: Node, causal: bool) -> Node:
@@ -111,7 +117,7 @@ def restore_grouped_heads(
     """
     changed = list(rows)
     for place, node in enumerate(rows):
-        if node.op != _SDPA or len(node.args) < 3:
+        if node.op != SDPA or len(node.args) < 3:
             continue
         if _argument(node, 7, "enable_gqa", False) is not False:
             continue

@@ -25,7 +25,7 @@ from search_space.graph import (
     map_arguments,
     walk_arguments,
 )
-from search_space.sizes import evaluate, symbols_of
+from search_space.symbolic_layout import is_contiguous
 
 Rows = tuple[Node, ...]
 Pass = Callable[[Rows, tuple[Argument, ...]], tuple[Rows, tuple[Argument, ...]]]
@@ -52,7 +52,7 @@ def cut_metadata_edges(
     changed = []
     for node in rows:
         op = _CREATED_LIKE.get(node.op)
-        contiguous = node.kind == OP and _is_contiguous(node.outputs[0]) if op else False
+        contiguous = op is not None and node.kind == OP and _is_row_major(node.outputs[0])
         if op is None or not contiguous:
             changed.append(node)
             continue
@@ -75,17 +75,8 @@ def cut_metadata_edges(
     return tuple(changed), outputs
 
 
-def _is_contiguous(meta: TensorMeta) -> bool:
-    """Whether strides are those of a row-major tensor, judged at values of the symbols that no
-    two sizes are likely to share."""
-    symbols = sorted(set().union(*(symbols_of(size) for size in (*meta.shape, *meta.strides))))
-    values = {symbol: 997 + 10 * place for place, symbol in enumerate(symbols)}
-    step: int = 1
-    for size, stride in zip(reversed(meta.shape), reversed(meta.strides), strict=True):
-        if size != 1 and evaluate(stride, values) != step:
-            return False
-        step *= int(evaluate(size, values))
-    return True
+def _is_row_major(meta: TensorMeta) -> bool:
+    return is_contiguous(meta.shape, meta.strides)
 
 
 def drop_clones(rows: Rows, outputs: tuple[Argument, ...]) -> tuple[Rows, tuple[Argument, ...]]:

@@ -208,6 +208,7 @@ class Graph:
         symbols: the size symbols, in the order of their first appearance in the inputs.
         guards: boolean expressions over the symbols; the graph is right only where all hold.
         device: the kind of device captured on, ``cpu`` or ``cuda``.
+        rewrites: names of the passes that changed it since (:mod:`search_space.rewrites`).
     """
 
     nodes: tuple[Node, ...]
@@ -215,6 +216,7 @@ class Graph:
     symbols: tuple[str, ...]
     guards: tuple[Expr, ...]
     device: str
+    rewrites: tuple[str, ...] = ()
 
     @property
     def inputs(self) -> tuple[Node, ...]:
@@ -312,7 +314,9 @@ class Graph:
             )  # fmt: skip
             nodes.append(sized)
         outputs_ = tuple(map_arguments(value, fix) for value in self.outputs)
-        return SizedGraph(tuple(nodes), outputs_, tuple(sorted(bindings.items())), self.fingerprint)
+        return SizedGraph(
+            tuple(nodes), outputs_, tuple(sorted(bindings.items())), self.fingerprint, self.rewrites
+        )
 
 
 @dataclass(frozen=True)
@@ -323,6 +327,7 @@ class SizedGraph:
     outputs: tuple[Argument, ...]
     bindings: tuple[tuple[str, int], ...]
     fingerprint: str = field(default="", compare=False)
+    rewrites: tuple[str, ...] = ()
 
     @cached_property
     def is_leaf(self) -> NDArray[np.bool_]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from search_space.errors import PlanError
@@ -133,6 +133,16 @@ class Plan:
 
     def __post_init__(self) -> None:
         _check_choices(self.choices)
+
+    @property
+    def compiled(self) -> bool:
+        """Whether it runs compiled: what its loops' passes compute and what stands between them."""
+        return any(choice.compiled for choice in self.choices)
+
+    def as_compiled(self) -> Plan:
+        """The same decisions, compiled; the plan itself where it has no loops."""
+        compiled = tuple(replace(choice, compiled=True) for choice in self.choices)
+        return replace(self, choices=compiled)
 
 
 def _check_choices(choices: Sequence[Choice]) -> None:

@@ -13,6 +13,7 @@ from functools import cached_property
 
 from search_space.classes import RegionClass, choice_form, chosen_size
 from search_space.errors import CyclicPlan
+from search_space.graph import Graph, SizedGraph
 from search_space.liveness import MemoryModel
 from search_space.plan import Choice, Plan
 from search_space.schedule import schedule
@@ -81,7 +82,7 @@ class SearchSpace:
                 continue
             loops.append(item)
             choices.append(item.choice(chunk_size))
-        return make_plan(self.memory.graph.fingerprint, choices)
+        return make_plan(self.memory.graph, choices)
 
     def setting(self, plan: Plan) -> dict[str, int]:
         """The setting that decodes to a plan of this space."""
@@ -96,9 +97,10 @@ class SearchSpace:
         return True
 
 
-def make_plan(fingerprint: str, choices: Sequence[Choice]) -> Plan:
-    """A plan with its choices in canonical order."""
-    return Plan(fingerprint, tuple(sorted(choices, key=lambda choice: choice.regions[0].nodes)))
+def make_plan(graph: Graph | SizedGraph, choices: Sequence[Choice] = ()) -> Plan:
+    """A plan of this graph with its choices in canonical order."""
+    ordered = sorted(choices, key=lambda choice: choice.regions[0].nodes)
+    return Plan(graph.fingerprint, tuple(ordered), graph.rewrites)
 
 
 def overlap(a: RegionClass, b: RegionClass) -> bool:

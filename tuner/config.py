@@ -17,6 +17,8 @@ import yaml
 
 from search_space.budget import Budget, parse_budget
 from search_space.errors import ConfigError
+from search_space.rewrites import AS_CAPTURED, ATTENTION, Kernels
+from tuner.compile_options import CompileOptions, parse_compile
 from tuner.config_values import PRESETS, Parser, duration, memory, optional, with_preset
 
 SAMPLERS = ("tpe", "nsga2", "random", "exhaustive", "beam")
@@ -117,6 +119,8 @@ class CampaignConfig:
     plans: Path
     folder: Path
     preset: str | None = None
+    kernels: Kernels = AS_CAPTURED
+    compile: CompileOptions | None = None
     limits: LimitsConfig = LimitsConfig()
     engine: EngineConfig = EngineConfig()
 
@@ -222,6 +226,10 @@ def _budgets(key: str, value: Any) -> tuple[Budget, ...]:
     return tuple(dict.fromkeys(found))
 
 
+def _compile(key: str, value: Any) -> CompileOptions | None:
+    return parse_compile(value)
+
+
 def _section(target: type, table: Mapping[str, tuple[Parser, Any]]) -> Parser:
     def parse(key: str, value: Any) -> Any:
         return target(**_read(value, table, key))
@@ -268,6 +276,7 @@ _ENGINE = _defaults(
         "host_memory_bytes": optional(memory),
     },
 )  # fmt: skip
+_KERNELS = _defaults(Kernels, {"attention": _one_of(ATTENTION)})
 _CAMPAIGN: Mapping[str, tuple[Parser, Any]] = {
     "campaign": (_text, _REQUIRED),
     "preset": (optional(_one_of(tuple(PRESETS))), None),
@@ -278,6 +287,8 @@ _CAMPAIGN: Mapping[str, tuple[Parser, Any]] = {
     "search": (_section(SearchConfig, _SEARCH), {}),
     "cost_model": (_section(CostModelConfig, _COST_MODEL), {}),
     "confirm": (_section(ConfirmConfig, _CONFIRM), {}),
+    "kernels": (_section(Kernels, _KERNELS), {}),
+    "compile": (_compile, None),
     "limits": (_section(LimitsConfig, _LIMITS), {}),
     "engine": (_section(EngineConfig, _ENGINE), {}),
     "output": (_path, None),
@@ -383,6 +394,8 @@ def _override(data: dict[str, Any], override: str) -> None:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Budget):
+        return value.plain
+    if isinstance(value, CompileOptions):
         return value.plain
     if is_dataclass(value) and not isinstance(value, type):
         return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}

@@ -16,6 +16,7 @@ from tuner.factory import subjects
 from tuner.measure.backends import resolve_device
 from tuner.runtime.analysis import Analysis
 from tuner.runtime.captures import Captures
+from tuner.runtime.kernels import Forms
 from tuner.runtime.replaced import unchanged
 
 FRACTIONS = (0.8, 0.6, 0.5, 0.4, 0.3, 0.2, 0.15, 0.1)
@@ -55,12 +56,12 @@ def inspect_lengths(
     config = replace(config, device=resolve_device(config.device))
     found = []
     for subject in subjects(config.model, config.device, config.folder, min(lengths)):
-        captures = Captures(subject.model)
+        captures, forms = Captures(subject.model), Forms(config.kernels)
         probe = Prober()
         for length in lengths:
             args, kwargs = subject.inputs(length)
             located = captures.locate(args, kwargs)
-            graph = located.captured.graph
+            graph = forms.chosen(located.captured, located.bindings).graph
             analysis = Analysis(graph, located.bindings, default_ceilings(graph.device), probe)
             try:
                 with unchanged(subject.model):

@@ -41,7 +41,8 @@ class Baseline:
 class Confirmed:
     """One plan's real run. Without an ``ok`` there may be no samples. ``requested_bytes`` is the
     peak without what the allocator rounds up, which is what can be predicted; ``contended`` the
-    share of the time of measuring in which others had the device."""
+    share of the time of measuring in which others had the device, ``compile_s`` what compiling
+    took."""
 
     plan: Plan
     status: str
@@ -53,3 +54,4 @@ class Confirmed:
     samples: Samples = Samples((), ())
     reference: Samples = Samples((), ())
     contended: float = 0.0
+    compile_s: float = 0.0

@@ -193,6 +193,7 @@ class Measurer:
         return Confirmed(
             plan, "ok", "", peak["activation_bytes"], peak["requested_bytes"],
             record["predicted_bytes"], record["max_abs_diff"],
+            compile_s=record.get("compile_s", 0.0),
         )  # fmt: skip
 
     def together(

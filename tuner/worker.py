@@ -10,7 +10,7 @@ import base64
 import pickle
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from search_space.liveness import MemoryModel
 from search_space.plan import Plan, decode_plan, decode_regions
 from search_space.probe import Prober
 from search_space.regions import Loop
+from search_space.space import make_plan
 from tuner.config import parse_config
 from tuner.factory import Inputs, build, distinct_of, target_subject
 from tuner.measure.backends import backend_for
@@ -35,6 +36,7 @@ from tuner.measure.protocol import CONTENDED, Repeats, Status
 from tuner.measure.timing import interleave
 from tuner.runtime.apply import Applied, apply_plan
 from tuner.runtime.captures import Captures, Located
+from tuner.runtime.kernels import Forms
 from tuner.runtime.rewrite import body_module, chunk_loop
 
 EAGER = "eager"
@@ -60,6 +62,7 @@ class Session:
             targets = self._config.model.targets or ()
             self._subject = target_subject(self._subject, targets, spec["target"])
         self._captures = Captures(self._subject.model)
+        self._forms = Forms(self._config.kernels)
         self._probe = Prober()
         self._impatient_until = 0.0
         self._inputs: tuple[int, Inputs] | None = None
@@ -136,7 +139,7 @@ class Session:
         self._references[length, EAGER] = _to_cpu(output)
         del output
         located, _ = self._located(length)
-        unchunked = self._applied(Plan(located.captured.graph.fingerprint), length)
+        unchunked = self._applied(make_plan(located.captured.graph), length)
         calls = {EAGER: eager, "unchunked": lambda: unchunked(*args, **kwargs)}
         return {**self._timed(calls, request), "peak": asdict(peak)}
 
@@ -173,6 +176,7 @@ class Session:
             **({"suspect": True, "fatal": True} if spoilt else {}),
             "peak": asdict(peak),
             "predicted_bytes": applied.predicted_peak_bytes,
+            "compile_s": round(applied.compile_report.seconds if applied.compile_report else 0, 2),
             "max_abs_diff": difference.max_abs,
             "max_rel_diff": difference.max_rel,
         }
@@ -248,7 +252,10 @@ class Session:
 
     def _applied(self, plan: Plan, length: int) -> Applied:
         args, kwargs = self._inputs_at(length)
-        return apply_plan(self._subject.model, plan, args, kwargs, captures=self._captures)
+        options = self._config.compile if plan.compiled else False
+        return apply_plan(
+            self._subject.model, plan, args, kwargs, captures=self._captures, compile=options
+        )
 
     def _inputs_at(self, length: int) -> Inputs:
         if self._inputs is None or self._inputs[0] != length:
@@ -259,6 +266,8 @@ class Session:
         if length not in self._memory:
             args, kwargs = self._inputs_at(length)
             located = self._captures.locate(args, kwargs)
+            form = self._forms.chosen(located.captured, located.bindings)
+            located = replace(located, captured=form)
             sized: SizedGraph = located.captured.graph.at(located.bindings)
             self._memory[length] = (located, MemoryModel(sized, self._probe))
         return self._memory[length]

@@ -52,12 +52,12 @@ def made(space: SearchSpace, model: CostModel) -> PlanCost:
 
 def plan(space: SearchSpace, *settings: tuple[RegionClass, int]) -> Plan:
     choices = [Choice(item.regions, size) for item, size in settings]
-    return make_plan(space.memory.graph.fingerprint, choices)
+    return make_plan(space.memory.graph, choices)
 
 
 def latency(cost: PlanCost, *settings: tuple[RegionClass, int]) -> float:
     choices = [Choice(item.regions, size) for item, size in settings]
-    return cost.predict(make_plan("any", choices)).latency_ms
+    return cost.predict(make_plan(cost.memory.graph, choices)).latency_ms
 
 
 def test_the_empty_plan_is_the_unchunked_model(space: SearchSpace, cost: PlanCost) -> None:

@@ -225,7 +225,7 @@ def outcomes(space: SearchSpace, cost: Cost) -> list[Outcome]:
         if any(overlap(a, b) for (a, _), (b, _) in itertools.combinations(setting, 2)):
             continue
         plan = make_plan(
-            space.memory.graph.fingerprint, [Choice(item.regions, size) for item, size in setting]
+            space.memory.graph, [Choice(item.regions, size) for item, size in setting]
         )
         try:
             peak = space.memory.profile(plan.choices).peak_bytes

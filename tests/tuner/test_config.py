@@ -214,6 +214,9 @@ WRONG: dict[str, tuple[Any, ...]] = {
     "engine.slots": NOT_WHOLE,
     "engine.address": ("", 3, True, ["auto"]),
     "engine.host_memory_bytes": (0, -1, 0.5, "many", "min", True, [1]),
+    "kernels": NOT_SECTION,
+    "kernels.attention": ("SDPA", "flash", 1, None, ["auto"]),
+    "compile": (3, "fast", ["bodies"], {1: 2}, {"bodies": "yes"}, {"stretches": 1}),
     "output": (3, "", True, ["runs"]),
     "plans": NOT_TEXT,
 }  # fmt: skip

@@ -25,8 +25,11 @@ from tuner.measure.backends import backend_for
 from tuner.runtime.analysis import Analysis
 from tuner.runtime.captures import Captures, Located
 from tuner.runtime.choose import Chosen, choose_for, eager_or_captured_peak, rungs
+from tuner.runtime.compiled import Compiler, CompileReport
+from tuner.runtime.compiled_run import apart, explain_compiled, try_compiled
 from tuner.runtime.explain import explain_plan, module_code
 from tuner.runtime.generate import generate, with_weights_of
+from tuner.runtime.kernels import Forms
 from tuner.runtime.lookup import device_of
 from tuner.runtime.replaced import unchanged
 from tuner.runtime.serving import Elastic, Pinned, Prepared, Serving
@@ -60,6 +63,8 @@ class Applied(torch.nn.Module):
         self.training = model.training
         self._wish = wish
         self._captures = captures or Captures(model)
+        self._forms = Forms(wish.kernels, lambda graph: wish.plans.judged(graph) is not None)
+        self._compiler = None if wish.compile is False else Compiler(wish.compile)
         self._witness = Witness(model)
         self._serving: dict[object, Serving] = {}
         self._last: Serving | None = None
@@ -75,6 +80,12 @@ class Applied(torch.nn.Module):
                 example inputs takes.
             MemoryShortage: with ``memory="free"``, no plan at all fits.
         """
+        if torch.compiler.is_compiling():
+            # inside a user's torch.compile the loops would be unrolled and fused across passes
+            return apart(self._call, args, kwargs)
+        return self._call(args, kwargs)
+
+    def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         call = signature(args, kwargs)
         serving = self._served(call, args, kwargs)
         with torch.no_grad():
@@ -102,6 +113,11 @@ class Applied(torch.nn.Module):
         return self._current.chosen.peak_bytes
 
     @property
+    def compile_report(self) -> CompileReport | None:
+        """What compiling came to so far; None where it is turned off."""
+        return None if self._compiler is None else self._compiler.report
+
+    @property
     def code(self) -> str:
         """The generated Python of the last call's sizes, loops and bodies included."""
         return module_code(self._current.module)
@@ -110,9 +126,10 @@ class Applied(torch.nn.Module):
         """The plan of the last call's sizes as a person reads it."""
         current = self._current
         assert self._last is not None
-        note = self._last.note()
-        text = explain_plan(current.analysis, current.chosen)
-        return f"{text}\n{note}" if note else text
+        lines = [explain_plan(current.analysis, current.chosen), self._last.note()]
+        if self._compiler is not None:
+            lines.extend(explain_compiled(self._compiler, current.compiled))
+        return "\n".join(filter(None, lines))
 
     @property
     def _current(self) -> Prepared:
@@ -143,7 +160,7 @@ class Applied(torch.nn.Module):
             known = self._serving.get(key)
             if known is not None:  # another thread was here first
                 return known
-            located = self._captures.locate(args, kwargs)
+            located = self._located(args, kwargs)
             graph = located.captured.graph
             analysis = Analysis(
                 graph, located.bindings, default_ceilings(graph.device), self._probe
@@ -155,6 +172,13 @@ class Applied(torch.nn.Module):
             self._serving[key] = serving
             return serving
 
+    def _located(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Located:
+        """The capture for a call, with the kernels that the plan or the user asks for."""
+        if self._wish.fixed is not None:
+            return self._captures.rewritten(args, kwargs, self._wish.fixed.rewrites)
+        located = self._captures.locate(args, kwargs)
+        return replace(located, captured=self._forms.chosen(located.captured, located.bindings))
+
     def _serve(
         self, analysis: Analysis, located: Located, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Serving:
@@ -162,7 +186,13 @@ class Applied(torch.nn.Module):
 
         def prepare(chosen: Chosen) -> Prepared:
             module = generate(analysis, chosen.plan, self.model, captured.constants)
-            return Prepared(captured, analysis, chosen, module)
+            asked = wish.compile is not None or chosen.plan.compiled
+            if self._compiler is None or wish.free is not None or not asked:
+                return Prepared(captured, analysis, chosen, module)
+            tensors = signature(args, kwargs).tensors
+            tried = try_compiled(module, self._compiler, tensors, chosen.limit_bytes)
+            made = module if tried is None else tried.module
+            return Prepared(captured, analysis, chosen, made, tried)
 
         def eager_peak() -> int:
             with unchanged(self.model):

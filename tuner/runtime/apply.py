@@ -10,13 +10,14 @@ import torch
 
 from search_space.errors import CaptureError, ConfigError
 from search_space.plan import Plan
+from tuner.compile_options import CompileOptions
 from tuner.runtime.applied import Applied
 from tuner.runtime.captures import Captures
 from tuner.runtime.check_arguments import check_arguments
 from tuner.runtime.find_targets import suggestion
 from tuner.runtime.serving import Prepared
 from tuner.runtime.targets import AppliedTargets
-from tuner.runtime.wish import Memory, Wish, make_wish
+from tuner.runtime.wish import Memory, Wish, make_wish, wished_compile
 
 
 @overload
@@ -29,6 +30,8 @@ def apply(
     memory_budget: float | int | str | None = None,
     memory: Memory | None = None,
     targets: None = None,
+    kernels: str | Mapping[str, str] | None = None,
+    compile: bool | Mapping[str, Any] | None = None,
 ) -> Applied: ...
 
 
@@ -42,6 +45,8 @@ def apply(
     memory_budget: float | int | str | None = None,
     memory: None = None,
     targets: str | Sequence[str],
+    kernels: str | Mapping[str, str] | None = None,
+    compile: bool | Mapping[str, Any] | None = None,
 ) -> AppliedTargets: ...
 
 
@@ -54,6 +59,8 @@ def apply(
     memory_budget: float | int | str | None = None,
     memory: Memory | None = None,
     targets: str | Sequence[str] | None = None,
+    kernels: str | Mapping[str, str] | None = None,
+    compile: bool | Mapping[str, Any] | None = None,
 ) -> Applied | AppliedTargets:
     """The model with its large intermediates computed in chunks.
 
@@ -73,6 +80,11 @@ def apply(
         targets: capture these submodules, such as ``"trunk.blocks.*"``, in place of the whole
             model; ``"auto"`` finds them. The model itself then runs their plans, until
             ``remove()`` of what is returned.
+        kernels: ``"keep"`` (the default) runs attention as the model has it, ``"sdpa"`` as fused
+            kernels wherever it is written out, ``"auto"`` as it was tuned, else fused.
+        compile: True, or a mapping of Inductor's options, compiles what runs between loops and in
+            each pass, as far as a measured run keeps the budget; the first call at new sizes then
+            runs the model a few times. By default a tuned plan says whether it is compiled.
 
     Raises:
         BudgetError: the example inputs cannot meet the budget; names the lowest that can be met.
@@ -87,9 +99,11 @@ def apply(
             "memory='free' chooses for the whole model, not for targets; give a memory_budget with "
             "targets"
         )
-    wish = make_wish(model, plans, memory_budget, memory)
+    wish = make_wish(model, plans, memory_budget, memory, kernels, compile)
     if targets is not None:
-        targeted = AppliedTargets(model, targets, wish.plans, wish.budget)
+        if wish.compile:
+            raise ConfigError("compile is for whole models: leave the targets out, or compile off")
+        targeted = AppliedTargets(model, targets, wish.plans, wish.budget, wish.kernels)
         try:
             targeted.prepare(*args, **dict(kwargs or {}))
         except BaseException:
@@ -111,17 +125,19 @@ def apply_plan(
     kwargs: Mapping[str, Any] | None = None,
     *,
     captures: Captures | None = None,
+    compile: bool | Mapping[str, Any] | CompileOptions | None = None,
 ) -> Applied:
     """The model with exactly this plan, at every length where it is legal.
 
     Args:
         captures: those made before of the same model, so that it need not be captured again.
+        compile: as for :func:`apply`.
 
     Raises:
         PlanError: the plan belongs to another graph.
         IllegalRegion: the plan cannot run at these sizes.
     """
-    applied = Applied(model, Wish(fixed=plan), captures)
+    applied = Applied(model, Wish(fixed=plan, compile=wished_compile(compile)), captures)
     applied.prepare(*args, **dict(kwargs or {}))
     return applied
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch.utils import _pytree as pytree
 
 from search_space.capture import Capture, capture
 from search_space.errors import UnsupportedSizes
+from tuner.runtime.kernels import with_rewrites
 from tuner.runtime.signature import Witness, autocast_state, layout
 
 Shapes = tuple[tuple[int, ...], ...]
@@ -32,6 +33,19 @@ class Captures:
         self.model = model
         self._witness = Witness(model)
         self._kept: list[tuple[object, Capture]] = []
+        self._rewritten: dict[tuple[int, tuple[str, ...]], Capture] = {}
+
+    def rewritten(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], names: tuple[str, ...]
+    ) -> Located:
+        """:meth:`locate`'s capture after the rewrites of a plan."""
+        located = self.locate(args, kwargs)
+        if not names:
+            return located
+        key = (id(located.captured), names)  # (captures are kept as long as this is)
+        if key not in self._rewritten:
+            self._rewritten[key] = with_rewrites(located.captured, names, located.bindings)
+        return replace(located, captured=self._rewritten[key])
 
     def of(self, model: torch.nn.Module) -> Captures:
         """The same captures for a copy of the model: none refers to weights but by name."""

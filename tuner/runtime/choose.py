@@ -18,6 +18,7 @@ from search_space.budget import Budget
 from search_space.eager_peak import eager_peak_bytes
 from search_space.errors import AutoChunkError, BudgetError, CaptureError
 from search_space.plan import Plan
+from search_space.space import make_plan
 from tuner.entries import GraphEntry, PlanRow, Shapes
 from tuner.frontier import SLOWEST
 from tuner.runtime.analysis import Analysis
@@ -31,12 +32,14 @@ class Chosen:
     """A plan for one length, where it came from, and its peak.
 
     ``peak_bytes`` is the memory model's, raised by as much as a tuned plan's measured peak exceeded
-    what the model had predicted for it.
+    what the model had predicted for it. ``limit_bytes`` is what a call may take: the budget, or
+    where the lowest peak is asked for, that peak; None without one.
     """
 
     plan: Plan
     source: str
     peak_bytes: int
+    limit_bytes: int | None = None
 
 
 def choose_for(
@@ -93,19 +96,20 @@ def choose(
         for source, rows in entry.candidates(shapes):
             found = _best_row(analysis, rows, limit, minimum)
             if found is not None:
-                return Chosen(found[0].plan, source, found[1])
+                return Chosen(found[0].plan, source, found[1], found[1] if minimum else limit)
         log.info(
             "autochunk: no tuned plan of %s fits shapes %s%s; choosing analytically",
             entry.fingerprint, shapes, "" if limit is None else f" within {mib(limit)}",
         )  # fmt: skip
     if minimum:
         lowest = analysis.selector.lowest(analysis.unchunked_s)
-        return Chosen(lowest.plan, "analytic, lowest peak", lowest.peak_bytes)
+        peak = lowest.peak_bytes
+        return Chosen(lowest.plan, "analytic, lowest peak", peak, peak)
     if limit is None:
         peak = analysis.selector.unchunked_bytes
-        return Chosen(Plan(analysis.graph.fingerprint), "unchanged: no budget, nothing tuned", peak)
+        return Chosen(make_plan(analysis.graph), "unchanged: no budget, nothing tuned", peak)
     chosen = analysis.selector.within(limit)
-    return Chosen(chosen.plan, "analytic", chosen.peak_bytes)
+    return Chosen(chosen.plan, "analytic", chosen.peak_bytes, limit)
 
 
 def eager_or_captured_peak(

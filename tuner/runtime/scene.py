@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 from cost_models.select import mib
 from search_space.budget import Budget
 from search_space.errors import BudgetError, CaptureError
+from search_space.rewrites import Kernels
 from tuner.runtime.analysis import Analysis
 from tuner.runtime.blocks import (
     Arguments,
@@ -35,6 +36,7 @@ from tuner.runtime.captures import Located
 from tuner.runtime.choose import Chosen, choose_for, eager_or_captured_peak
 from tuner.runtime.explain import explain_plan
 from tuner.runtime.find_targets import suggestion
+from tuner.runtime.kernels import Forms
 from tuner.runtime.lookup import Plans
 from tuner.runtime.outside import Outside
 from tuner.runtime.replaced import unchanged
@@ -132,11 +134,14 @@ class SceneMaker:
         workshop: what is made.
     """
 
-    def __init__(self, model: torch.nn.Module, plans: Plans, budget: Budget | None) -> None:
+    def __init__(
+        self, model: torch.nn.Module, plans: Plans, budget: Budget | None, kernels: Kernels
+    ) -> None:
         self.model = model
         self.families: Mapping[str, Family] = {}
         self.workshop = Workshop()
         self._plans = plans
+        self._forms = Forms(kernels, lambda graph: plans.judged(graph) is not None)
         self._budget = budget
         self._choices: dict[tuple[GraphKey, Budget | None], Chosen] = {}
 
@@ -159,10 +164,10 @@ class SceneMaker:
 
     def locate(self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Located:
         try:
-            return self.families[target.name].locate(target, args, kwargs)
+            located = self.families[target.name].locate(target, args, kwargs)
         except CaptureError as error:
             raise CannotCapture(target, error) from error
-
+        return replace(located, captured=self._forms.chosen(located.captured, located.bindings))
 
     def choose_all(self, recording: Recording, eager: int | None) -> Scene:
         """A plan for each distinct block, within what the budget leaves it."""

@@ -16,6 +16,7 @@ from search_space.errors import MemoryShortage
 from tuner.measure.protocol import Backend
 from tuner.runtime.analysis import Analysis
 from tuner.runtime.choose import Chosen, lower_rungs
+from tuner.runtime.compiled_run import Tried
 from tuner.runtime.free_memory import FreeMemory
 from tuner.runtime.ladder import Ladder
 
@@ -24,12 +25,14 @@ log = logging.getLogger("autochunk")
 
 @dataclass(frozen=True)
 class Prepared:
-    """A plan for one set of input shapes, and the code that runs it."""
+    """A plan for one set of input shapes, and the code that runs it; ``compiled`` is what came of
+    compiling it."""
 
     captured: Capture
     analysis: Analysis
     chosen: Chosen
     module: torch.fx.GraphModule
+    compiled: Tried | None = None
 
 
 class Serving(Protocol):

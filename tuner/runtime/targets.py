@@ -26,6 +26,7 @@ from torch.utils import _pytree as pytree
 from search_space.budget import Budget
 from search_space.errors import CaptureError
 from search_space.plan import Plan
+from search_space.rewrites import AS_CAPTURED, Kernels
 from tuner.runtime.blocks import Target, families, read_arguments, weights_state
 from tuner.runtime.explain import module_code
 from tuner.runtime.find_targets import AUTO, auto_targets, match_targets, parts_of, suggestion
@@ -70,9 +71,10 @@ class AppliedTargets:
         targets: str | Sequence[str],
         plans: Plans,
         budget: Budget | None,
+        kernels: Kernels | None = None,
     ) -> None:
         self.model = model
-        self._maker = SceneMaker(model, plans, budget)
+        self._maker = SceneMaker(model, plans, budget, kernels or AS_CAPTURED)
         self._auto = targets == AUTO
         names = auto_targets(model) if self._auto else match_targets(model, targets)
         if not names:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
 from search_space.budget import Budget, parse_budget
 from search_space.errors import ConfigError
 from search_space.plan import Plan
+from search_space.rewrites import AS_CAPTURED, Kernels, parse_kernels
+from tuner.compile_options import CompileOptions, parse_compile
 from tuner.runtime.free_memory import FreeMemory, free_memory_of
 from tuner.runtime.lookup import NOTHING, Plans, device_of, load_plans
 
 Memory = Literal["free"] | FreeMemory
+Compiling = CompileOptions | Literal[False] | None
 
 
 @dataclass(frozen=True)
@@ -24,12 +28,16 @@ class Wish:
     budget: the user's; None for the database's own.
     fixed: a plan to run whatever else is said.
     free: what tells the free memory, where that decides at each call.
+    kernels: which may take the place of captured operations.
+    compile: what is compiled; False for nothing, None for what a plan says of itself.
     """
 
     plans: Plans = NOTHING
     budget: Budget | None = None
     fixed: Plan | None = None
     free: FreeMemory | None = None
+    kernels: Kernels = AS_CAPTURED
+    compile: Compiling = None
 
 
 def make_wish(
@@ -37,6 +45,8 @@ def make_wish(
     plans: str | Path | None = None,
     memory_budget: float | int | str | None = None,
     memory: Memory | None = None,
+    kernels: str | Mapping[str, str] | None = None,
+    compile: bool | Mapping[str, Any] | None = None,
 ) -> Wish:
     """A wish from what the user gave; see :func:`tuner.apply`.
 
@@ -55,4 +65,21 @@ def make_wish(
             f"memory must be 'free' or a function that gives the free bytes, got {memory!r}"
         )
     free = free_memory_of(device_of(model)) if isinstance(memory, str) else memory
-    return Wish(NOTHING if plans is None else load_plans(plans, model), budget, free=free)
+    if free is not None and compile:
+        raise ConfigError(
+            "compile and memory='free' exclude each other: compiled code is measured against a "
+            "budget; give a memory_budget"
+        )
+    return Wish(
+        NOTHING if plans is None else load_plans(plans, model), budget, free=free,
+        kernels=parse_kernels(kernels), compile=wished_compile(compile),
+    )  # fmt: skip
+
+
+def wished_compile(value: object) -> Compiling:
+    """What a user's ``compile`` says; see :class:`Wish`.
+
+    Raises:
+        ConfigError: it is not understood.
+    """
+    return False if value is False else parse_compile(value)

@@ -8,6 +8,7 @@ from functools import partial
 from cost_models.plans import PlanCost
 from cost_models.select import mib
 from search_space.plan import Plan
+from search_space.space import make_plan
 from tuner.frontier import best_within
 from tuner.limits import Allowance
 from tuner.measure.protocol import Status
@@ -37,7 +38,7 @@ def run_rounds(state: State, one: Length, allowance: Allowance) -> None:
     runs = len(one.limits) * confirm.top_k
     steps = 1 + len(one.limits) + search.rounds * (2 + runs)
     state.progress.phase(tuning_title(one), steps)
-    unchanged = Plan(one.analysis.graph.fingerprint)
+    unchanged = make_plan(one.analysis.graph)
     for number in range(search.rounds):
         if reason := allowance.exceeded():
             state.progress.note(f"length {one.length}: no round {number + 1}: {reason}")
@@ -55,6 +56,21 @@ def run_rounds(state: State, one: Length, allowance: Allowance) -> None:
             break
         one.cost = one.cost.corrected(_latencies(one))
         keep_best_so_far(state, one)
+    _confirm_compiled(state, one, allowance)
+
+
+def _confirm_compiled(state: State, one: Length, allowance: Allowance) -> None:
+    """Run the best plan of each budget compiled too. Nothing is predicted of compiled code: it is
+    kept where it was measured to be better. Compiling counts as all else that takes time."""
+    if state.config.compile is None or allowance.exceeded():
+        return
+    rows = [plan_row(done) for done in one.timed()]
+    best = (best_within(rows, limit) for limit in one.limits.values())
+    plans = dict.fromkeys(row.plan.as_compiled() for row in best if row is not None)
+    fresh = [plan for plan in plans if plan not in one.confirmed]
+    _confirm(state, one, fresh, allowance)
+    spent = sum(one.confirmed[plan].compile_s for plan in fresh if plan in one.confirmed)
+    state.progress.note(f"length {one.length}: {len(fresh)} plans compiled in {spent:.0f} s")
 
 
 def _confirm(state: State, one: Length, plans: Sequence[Plan], allowance: Allowance) -> None:

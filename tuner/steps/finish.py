@@ -107,6 +107,6 @@ def _memory_error(one: Length) -> float:
     errors = [
         abs(done.predicted_bytes / done.requested_bytes - 1)
         for done in one.confirmed.values()
-        if done.status == "ok" and done.requested_bytes
+        if done.status == "ok" and done.requested_bytes and not done.plan.compiled
     ]
     return max(errors, default=math.nan)

@@ -1,0 +1,138 @@
+"""Ours beside what a user would run instead: one table and one picture a subject.
+
+Every way to run the subject is measured for memory in a process of its own, by the same method, and
+all are timed in turns in one process. What is measured is kept as JSON, one file a subject, and the
+page is made from all files::
+
+    python -m experiments.rivals gpt2                      # then the page
+    python -m experiments.rivals unet --shares 0.06 min --rounds 3
+    python -m experiments.rivals --page                    # only the page
+
+Compilation starts from an empty cache on disk, so that first calls are cold; the process that times
+finds it filled.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tuner.measure.variables import QUIET
+
+os.environ.update(QUIET)
+
+from experiments.machine import available_bytes, environment
+from experiments.reach_session import bar
+from experiments.rival_variants import names_for
+from experiments.rivals_page import RIVAL_BARS, misses, write_page
+from experiments.rivals_session import FIXED
+from experiments.subjects import BARS
+from tuner.measure.isolate import Isolated
+
+RESULTS = Path(__file__).parent / "results" / "cpu"
+
+
+def measure(key: str, options: argparse.Namespace, command: str) -> dict[str, Any]:
+    """A subject's record: per way to run it, memory and time, or why there are none."""
+    started = time.monotonic()
+    ways: dict[str, dict[str, Any]] = {}
+    with tempfile.TemporaryDirectory() as cache:
+        for name in options.ways or names_for(bar(key), options.shares):
+            with _session(key, options, cache) as session:
+                ways[name] = session.request({"do": "peak", "name": name}, options.timeout)
+            print(f"{key}: {name}: {_line(ways[name])}", flush=True)
+        good = [name for name, way in ways.items() if way["status"] == "ok"]
+        wanted = {
+            "do": "times", "names": good, "rounds": options.rounds, "seconds": options.seconds,
+            "tolerance": options.tolerance,
+        }  # fmt: skip
+        with _session(key, options, cache) as session:
+            times = session.request(wanted, options.timeout + 10 * options.seconds)
+    for name, row in times.pop("ways", {}).items():
+        ways[name].update(row)
+    return {
+        "key": key,
+        "name": bar(key).name,
+        "threads": options.threads,
+        "ways": ways,
+        "times": times,
+        "seconds": round(time.monotonic() - started, 1),
+        "environment": environment(),
+        "command": command,
+    }
+
+
+def _session(key: str, options: argparse.Namespace, cache: str) -> Isolated:
+    spec = {
+        "key": key, "threads": options.threads, "memory_bytes": int(0.9 * available_bytes())
+    }  # fmt: skip
+    variables = {
+        **QUIET, **FIXED, "OMP_NUM_THREADS": str(options.threads), "TORCHINDUCTOR_CACHE_DIR": cache
+    }  # fmt: skip
+    return Isolated(
+        "experiments.rivals_session:Session", spec, log=options.log, environment=variables
+    )
+
+
+def _line(way: dict[str, Any]) -> str:
+    if way["status"] != "ok":
+        return f"{way['status']}: {way['reason']}"
+    return f"{way['rss_bytes'] / 2**20:.1f} MiB, first call {way['first_call_s']:.1f} s"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure and write the page; exit code 1 where a bar was missed or a rival is ahead."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    options = _parser().parse_args(given)
+    command = shlex.join(["python", "-m", "experiments.rivals", *given])
+    folder = options.results / "rivals"
+    folder.mkdir(parents=True, exist_ok=True)
+    missed = False
+    for key in options.subjects:
+        record = measure(key, options, command)
+        text = json.dumps(record, indent=1) + "\n"
+        (folder / f"{key}.json").write_text(text, encoding="utf-8")
+        found = misses(record)
+        missed = missed or bool(found)
+        print(f"{key}: {'; '.join(found) or 'met'} ({record['seconds']:.0f} s)", flush=True)
+    print(f"page written to {write_page(options.results)}")
+    return 1 if missed else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.rivals", description="Measure ours beside its rivals."
+    )
+    keys = [row.key for row in BARS]
+    parser.add_argument(
+        "subjects", nargs="*", metavar="SUBJECT", default=[],
+        help=f"of {', '.join(keys)}; bars stand for {', '.join(RIVAL_BARS)}",
+    )  # fmt: skip
+    parser.add_argument("--page", action="store_true", help="only make the page anew")
+    parser.add_argument(
+        "--shares", nargs="+", default=["1.0", "0.3", "0.1", "min"], metavar="SHARE",
+        help="budgets of ours, as shares of the eager peak, or min",
+    )  # fmt: skip
+    parser.add_argument(
+        "--ways", nargs="+", metavar="WAY", help="only these, such as eager compile 'ours 0.3'"
+    )
+    parser.add_argument("--rounds", type=int, default=6, help="of timing in turns")
+    parser.add_argument("--seconds", type=float, default=120.0, help="of timing, about")
+    parser.add_argument("--tolerance", type=float, default=1e-4, help="of outputs, relative")
+    parser.add_argument("--timeout", type=float, default=900.0, help="of one way, in seconds")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--log", type=Path, default=Path("runs/rivals.log"))
+    return parser
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

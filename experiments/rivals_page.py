@@ -1,0 +1,197 @@
+"""The page of rivals, from the records that :mod:`experiments.rivals` keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cost_models.select import mib
+from experiments.figures import draw_rivals
+from experiments.reach_page import read_records
+
+RIVAL_BARS: Mapping[str, tuple[float, float]] = {
+    "gpt2": (1.05, 0.30),
+    "esmfold_block": (1.10, 0.35),
+    "unet": (1.00, 0.06),
+    "bert": (1.05, 0.90),
+    "vit": (1.05, 0.95),
+}
+"""Per subject, at most this time and this peak over ``torch.compile``'s, by one plan of ours."""
+
+TIME_NOISE, MEMORY_NOISE = 1.03, 1.02
+"""A plan of ours matches a rival where it is within these of it."""
+
+Record = Mapping[str, Any]
+
+
+def measured(record: Record) -> dict[str, Any]:
+    """The ways of a record that have both memory and time."""
+    return {
+        name: way for name, way in record["ways"].items()
+        if way["status"] == "ok" and "cpu_ms" in way
+    }  # fmt: skip
+
+
+def is_ours(name: str) -> bool:
+    return name.startswith("ours")
+
+
+def shares(record: Record, name: str, other: str) -> tuple[float, float] | None:
+    """Time and peak of one way over another's."""
+    ways = measured(record)
+    if name not in ways or other not in ways:
+        return None
+    times = ways[name][f"over_{other}"][0]
+    return float(times), float(ways[name]["rss_bytes"] / max(ways[other]["rss_bytes"], 1))
+
+
+def best_for_bar(record: Record) -> tuple[str, float, float] | None:
+    """Our plan that comes closest to the subject's bars: those it misses least, then the fastest.
+    """
+    bars = RIVAL_BARS.get(record["key"])
+    if bars is None:
+        return None
+    found = []
+    for name in filter(is_ours, measured(record)):
+        pair = shares(record, name, "compile")
+        if pair is not None:
+            over = max(pair[0] / bars[0], pair[1] / bars[1])
+            found.append((max(over, 1.0), pair[0], name, pair[1]))
+    if not found:
+        return None
+    _, time, name, peak = min(found)
+    return name, time, peak
+
+
+def misses(record: Record) -> list[str]:
+    """All that falls short, in words: bars, wrong outputs, and rivals ahead of our frontier."""
+    found = []
+    bars = RIVAL_BARS.get(record["key"])
+    best = best_for_bar(record)
+    if bars is not None:
+        if best is None:
+            found.append("bars: not measured")
+        else:
+            name, time, peak = best
+            if time > bars[0]:
+                found.append(f"{name}: time {time:.3f}x of torch.compile's, bar {bars[0]:.2f}x")
+            if peak > bars[1]:
+                found.append(f"{name}: peak {peak:.3f}x of torch.compile's, bar {bars[1]:.2f}x")
+    for name, way in measured(record).items():
+        if way["wrong"]:
+            found.append(f"{name}: {way['wrong']}")
+    found.extend(f"{name} lies below and left of ours" for name in ahead(record))
+    return found
+
+
+def ahead(record: Record) -> list[str]:
+    """Rivals below and left of our frontier: those that no plan of ours matches in both memory and
+    time, within the noise of each."""
+    ways = measured(record)
+    ours = [way for name, way in ways.items() if is_ours(name)]
+
+    def matched(rival: Mapping[str, Any]) -> bool:
+        return any(
+            way["cpu_ms"] <= rival["cpu_ms"] * TIME_NOISE
+            and way["rss_bytes"] <= rival["rss_bytes"] * MEMORY_NOISE
+            for way in ours
+        )
+
+    return [name for name, way in ways.items() if not is_ours(name) and not matched(way)]
+
+
+def write_page(results: Path) -> Path:
+    """The page and its pictures made anew from all records; the page's path."""
+    records = read_records(results / "rivals")
+    for key, record in records.items():
+        draw_rivals(_points(record), record["name"], results / "rivals" / f"{key}.png")
+    path = results / "rivals.md"
+    path.write_text(page(records), encoding="utf-8")
+    return path
+
+
+def _points(record: Record) -> dict[str, tuple[float, float, bool]]:
+    """Per way: peak in MiB, CPU time in ms, and whether it is ours."""
+    return {
+        name: (way["rss_bytes"] / 2**20, way["cpu_ms"], is_ours(name))
+        for name, way in measured(record).items()
+    }
+
+
+def page(records: Mapping[str, Record]) -> str:
+    """The page as Markdown."""
+    parts = [_HEAD, _summary(records)]
+    parts.extend(_section(key, record) for key, record in records.items())
+    return "\n".join(parts)
+
+
+_HEAD = """# Beside what a user would run instead
+
+Peak: the resident set's high-water mark over a warm call, beyond what was there before, with a
+fixed mmap threshold; one process a row, the same for all. The allocator's own count stands beside
+it. Time: process CPU time, all rows in turns in one process, medians. `ours SHARE` is
+`apply(model, args, memory_budget=SHARE)`, analytic, nothing tuned; `compiled` adds `compile=True`.
+Cold: seconds until the first result with nothing cached. Warm: the same in the process that times,
+whose compiler finds its cache filled.
+"""
+
+
+def _summary(records: Mapping[str, Record]) -> str:
+    lines = [
+        "| subject | plan | time over torch.compile | bar | peak over torch.compile | bar |",
+        "|---|---|---|---|---|---|",
+    ]
+    for key, (time_bar, peak_bar) in RIVAL_BARS.items():
+        best = best_for_bar(records[key]) if key in records else None
+        if best is None:
+            lines.append(f"| {key} | not measured | | {time_bar:.2f} | | {peak_bar:.2f} |")
+            continue
+        name, time, peak = best
+        times, peaks = (
+            f"{value:.3f}" if value <= bar else f"**{value:.3f}**"
+            for value, bar in ((time, time_bar), (peak, peak_bar))
+        )
+        lines.append(
+            f"| {records[key]['name']} | {name} | {times} | {time_bar:.2f} | {peaks} | "
+            f"{peak_bar:.2f} |"
+        )
+    return "\n".join([*lines, "", "Bold figures miss their bar.", ""])
+
+
+def _section(key: str, record: Record) -> str:
+    lines = [
+        f"## {record['name']}",
+        "",
+        f"`{record['command']}`: {record['environment']['device']}, {record['threads']} threads, "
+        f"torch {record['environment']['torch']}, {record['environment']['date']}, "
+        f"{record['times'].get('rounds', 0)} rounds.",
+        "",
+        "| way | peak | allocator | CPU time | over eager | over torch.compile | error | cold | "
+        "warm |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    ordered = sorted(
+        record["ways"].items(), key=lambda pair: (is_ours(pair[0]), pair[1].get("rss_bytes", 0))
+    )
+    lines.extend(_row(name, way) for name, way in ordered)
+    lines += ["", f"![Peak and time of {record['name']}](rivals/{key}.png)", ""]
+    found = misses(record)
+    lines += [f"Falls short: {'; '.join(found)}." if found else "No bar is missed.", ""]
+    return "\n".join(lines)
+
+
+def _row(name: str, way: Mapping[str, Any]) -> str:
+    if way["status"] != "ok":
+        return f"| {name} | {way['status']}: {way['reason'].splitlines()[0]} | | | | | | | |"
+    cold = way["prepare_s"] + way["first_call_s"]
+    head = f"| {name} | {mib(way['rss_bytes'])} | {mib(way['allocator_bytes'])} |"
+    if "cpu_ms" not in way:
+        return f"{head} not timed | | | | {cold:.1f} s | |"
+    ratios = [f"{way[f'over_{other}'][0]:.3f}" for other in ("eager", "compile")
+              if f"over_{other}" in way]  # fmt: skip
+    ratios += [""] * (2 - len(ratios))
+    return (
+        f"{head} {way['cpu_ms']:.0f} ms | {' | '.join(ratios)} | {way['error']:.1e} | "
+        f"{cold:.1f} s | {way['warm_start_s']:.1f} s |"
+    )

@@ -1,0 +1,87 @@
+"""The page of rivals: who is ahead, what misses a bar, and the ways to run a subject."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from experiments.reach_session import bar
+from experiments.rival_variants import build, names_for
+from experiments.rivals_page import ahead, best_for_bar, misses, page, write_page
+
+MIB = 2**20
+
+
+def way(peak_mib: float, ms: float, over_compile: float) -> dict[str, Any]:
+    return {
+        "status": "ok", "rss_bytes": int(peak_mib * MIB), "allocator_bytes": int(peak_mib * MIB),
+        "prepare_s": 1.0, "first_call_s": 2.0, "warm_start_s": 1.5, "cpu_ms": ms, "wall_ms": ms,
+        "over_eager": [ms / 1000, ms / 1000, ms / 1000], "error": 1e-7, "wrong": "",
+        "over_compile": [over_compile, over_compile, over_compile],
+    }  # fmt: skip
+
+
+RECORD: dict[str, Any] = {
+    "key": "gpt2", "name": "GPT-2", "threads": 2, "times": {"rounds": 6}, "seconds": 60.0,
+    "environment": {"device": "a CPU", "torch": "2", "date": "today"}, "command": "rivals gpt2",
+    "ways": {
+        "eager": way(442, 1000, 1.75), "compile": way(246, 570, 1.0), "sdpa": way(100, 560, 0.98),
+        "ours 0.3": way(90, 550, 0.965), "ours 0.1": way(44, 590, 1.035),
+        "ours min": {"status": "refused", "reason": "no plan"},
+    },
+}  # fmt: skip
+
+
+def changed(**ways: dict[str, Any] | None) -> dict[str, Any]:
+    record = copy.deepcopy(RECORD)
+    for name, row in ways.items():
+        name = name.replace("_", " ")
+        if row is None:
+            del record["ways"][name]
+        else:
+            record["ways"][name] = row
+    return record
+
+
+def test_one_plan_must_meet_both_bars() -> None:
+    # 0.3 misses the memory (90 / 246 > 0.30), 0.1 meets both
+    best = best_for_bar(RECORD)
+    assert best is not None and best[:2] == ("ours 0.1", 1.035)
+    assert best[2] == pytest.approx(44 / 246, abs=1e-6)
+    assert misses(RECORD) == []
+    slow = changed(**{"ours 0.1": way(44, 650, 1.14)})
+    assert any("time 1.140x" in line or "peak" in line for line in misses(slow))
+
+
+def test_a_rival_is_ahead_where_no_plan_matches_it_in_both() -> None:
+    assert ahead(RECORD) == []
+    assert ahead(changed(sdpa=way(60, 540, 0.95))) == ["sdpa"]  # less than 0.3, faster than 0.1
+    assert ahead(changed(sdpa=way(89, 549, 0.96))) == []  # within the noise
+
+
+def test_wrong_outputs_are_told() -> None:
+    wrong = changed()
+    wrong["ways"]["ours 0.1"]["wrong"] = "output 0 differs"
+    assert "ours 0.1: output 0 differs" in misses(wrong)
+
+
+def test_the_page_has_a_row_for_every_way_and_every_bar(tmp_path: Path) -> None:
+    text = page({"gpt2": RECORD})
+    for name in RECORD["ways"]:
+        assert f"| {name} |" in text
+    assert "| unet | not measured |" in text and "refused: no plan" in text
+    (tmp_path / "rivals").mkdir()
+    assert write_page(tmp_path).is_file()  # without any record
+
+
+def test_subjects_offer_their_librarys_own_ways() -> None:
+    assert names_for(bar("gpt2"), ["0.1"]) == [
+        "eager", "compile", "sdpa", "sdpa compile", "ours 0.1", "ours 0.1 compiled",
+    ]  # fmt: skip
+    assert "library chunk_size=64" in names_for(bar("esmfold_block"), [])
+    assert "sdpa" not in names_for(bar("bert"), [])  # fused already
+    with pytest.raises(ValueError, match="magic"):
+        build(bar("gpt2"), "magic")

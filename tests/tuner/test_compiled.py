@@ -1,0 +1,146 @@
+"""Compiled bodies and stretches: the same numbers, loops that stay loops, one compilation each."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import fx, nn
+
+from search_space.errors import ConfigError
+from tuner import apply
+from tuner.compile_options import CompileOptions, parse_compile
+from tuner.measure.cpu import CpuBackend
+from tuner.runtime.compiled import CompiledPiece, Compiler
+from tuner.runtime.loop import ChunkLoop
+
+WIDTH = 32
+
+
+class Block(nn.Module):
+    """A feed-forward with a norm and a gate: enough kernels to fuse."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(WIDTH)
+        self.up = nn.Linear(WIDTH, 16 * WIDTH)
+        self.gate = nn.Linear(WIDTH, 16 * WIDTH)
+        self.down = nn.Linear(16 * WIDTH, WIDTH)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.norm(x)
+        return x + self.down(torch.sigmoid(self.gate(y)) * torch.tanh(self.up(y)))  # type: ignore[no-any-return]
+
+
+@pytest.fixture(scope="module")
+def model() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(Block(), Block(), nn.ReLU(), nn.LayerNorm(WIDTH)).eval()
+
+
+@pytest.fixture(autouse=True)
+def no_gradients() -> Iterator[None]:
+    with torch.no_grad():
+        yield
+
+
+def loops_of(module: fx.GraphModule) -> list[ChunkLoop]:
+    return [child for child in module.children() if isinstance(child, ChunkLoop)]
+
+
+def test_compiled_plans_give_the_same_numbers_within_their_budget(model: nn.Module) -> None:
+    x = torch.randn(1, 203, WIDTH)  # no chunk size divides it
+    fast = apply(model, (x,), memory_budget=0.3, compile=True)
+    module = fast.prepare(x).module
+    assert fast.prepare(x).compiled is not None, fast.explain()
+    loops = loops_of(module)
+    assert len(loops) == 2, fast.explain()
+    pieces = [piece for loop in loops for piece in loop.body.modules()
+              if isinstance(piece, CompiledPiece)]  # fmt: skip
+    assert pieces, "no body was compiled"
+    torch.testing.assert_close(fast(x), model(x), rtol=1e-4, atol=1e-5)
+    tried = fast.prepare(x).compiled
+    assert tried is not None
+    _, peak = CpuBackend().peak(lambda: fast(x))
+    assert peak.requested_bytes == tried.peak_bytes
+    assert "compiled: " in fast.explain()
+    report = fast.compile_report
+    assert report is not None and report.seconds > 0 and not report.failure
+    # both layers are alike: what is compiled for one serves the other
+    assert len({id(piece) for piece in pieces}) == 1
+
+
+def test_without_a_compiler_the_plan_runs_as_it_is(
+    model: nn.Module, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torch._inductor import config
+    from torch._inductor.utils import fresh_cache
+
+    monkeypatch.setattr(config.cpp, "cxx", ("/nowhere/c++",))
+    x = torch.randn(1, 202, WIDTH)
+    with fresh_cache(), caplog.at_level(logging.WARNING, "autochunk"):
+        fast = apply(model, (x,), memory_budget=0.3, compile=True)
+    told = [record for record in caplog.records if "nothing is compiled" in record.message]
+    assert len(told) == 1
+    assert "not compiled: " in fast.explain()
+    torch.testing.assert_close(fast(x), model(x), rtol=1e-4, atol=1e-5)
+
+
+def test_inside_a_users_compilation_the_loops_stay_loops(model: nn.Module) -> None:
+    x = torch.randn(1, 200, WIDTH)
+    fast = apply(model, (x,), memory_budget=0.3)
+    seen: list[str] = []
+
+    def backend(graph: fx.GraphModule, example: Any) -> Any:
+        seen.extend(str(node.target) for node in graph.graph.nodes)
+        return graph.forward
+
+    def user(x: torch.Tensor) -> torch.Tensor:
+        return fast(x * 2.0) + 1.0  # type: ignore[no-any-return]
+
+    torch._dynamo.reset()
+    compiled = torch.compile(user, backend=backend)
+    torch.testing.assert_close(compiled(x), model(x * 2.0) + 1.0, rtol=1e-4, atol=1e-5)
+    assert any("mul" in name for name in seen)
+    assert not any("linear" in name or "addmm" in name or "tanh" in name for name in seen)
+
+
+def test_pieces_of_one_structure_are_compiled_once() -> None:
+    class Counting(Compiler):
+        made = 0
+
+        def _compile(self, module: fx.GraphModule, tensors: Any) -> Any:
+            Counting.made += 1
+            return module
+
+    graph = fx.Graph()
+    x, one, two = (graph.placeholder(name) for name in ("x", "one", "two"))
+    aten = torch.ops.aten
+    for weight in (one, two):
+        product = graph.call_function(aten.mm.default, (x, weight))
+        total = graph.call_function(aten.add.Tensor, (graph.call_function(
+            aten.relu.default, (product,)), x))  # fmt: skip
+        x = graph.call_module("between", (total,))
+    graph.output((x,))
+    module = fx.GraphModule(nn.ModuleDict({"between": nn.Identity()}), graph)
+    compiler = Counting(CompileOptions(bodies=False))
+    made = compiler.with_compiled(module)
+    given = [torch.randn(4, 4) for _ in range(3)]
+    torch.testing.assert_close(made(*given), module(*given))
+    assert compiler.report.pieces == 2 and Counting.made == 1
+
+
+@pytest.mark.parametrize("value", ["fast", 3, {"bodies": "yes"}, {1: 2}])
+def test_mistakes_are_named(value: Any) -> None:
+    with pytest.raises(ConfigError, match="compile"):
+        parse_compile(value)
+
+
+def test_options_are_read() -> None:
+    assert parse_compile(None) is None and parse_compile(False) is None
+    assert parse_compile(True) == CompileOptions()
+    found = parse_compile({"stretches": False, "max_autotune": True})
+    assert found == CompileOptions(True, False, {"max_autotune": True})

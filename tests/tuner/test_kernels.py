@@ -1,0 +1,247 @@
+"""Attention written out, recognised and run as a fused kernel: the same numbers, less memory."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from search_space.capture import Capture, capture
+from search_space.eager_peak import eager_peak_bytes
+from search_space.errors import ConfigError, PlanError
+from search_space.fuse_attention import fuse_each
+from search_space.graph import Node
+from search_space.plan import Plan
+from search_space.rewrites import Kernels, parse_kernels, rewritten
+from tuner import apply
+from tuner.measure.cpu import CpuBackend
+from tuner.runtime.apply import apply_plan
+from tuner.runtime.kernels import _check_one, check_attention, with_rewrites
+
+HEADS, HEAD, WIDTH = 4, 8, 32
+LOWEST = torch.finfo(torch.float32).min
+Scores = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+class Attention(nn.Module):
+    """Self-attention whose weights a function makes from queries, keys and a mask."""
+
+    def __init__(self, weights: Scores, merged: bool = False) -> None:
+        super().__init__()
+        self.weights = weights
+        self.merged = merged
+        self.qkv = nn.Linear(WIDTH, 3 * WIDTH)
+        self.out = nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> Any:
+        batch, length, _ = x.shape
+
+        def heads(t: torch.Tensor) -> torch.Tensor:
+            t = t.view(batch, length, HEADS, HEAD).transpose(1, 2)
+            return t.reshape(batch * HEADS, length, HEAD) if self.merged else t
+
+        q, k, v = map(heads, self.qkv(x).split(WIDTH, -1))
+        made = self.weights(q, k, mask)
+        found = torch.bmm(made, v) if self.merged else made @ v
+        found = found.reshape(batch, HEADS, length, HEAD) if self.merged else found
+        return self.out(found.transpose(1, 2).reshape(batch, length, WIDTH))
+
+
+def plain(q: torch.Tensor, k: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    scores: torch.Tensor = q @ k.transpose(-1, -2) / HEAD**0.5
+    return scores.softmax(-1)
+
+
+def biased(q: torch.Tensor, k: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    scores = torch.matmul(q, k.transpose(2, 3)) * 0.3 + mask
+    weights = nn.functional.softmax(scores, dim=-1, dtype=torch.float32).to(q.dtype)
+    return nn.functional.dropout(weights, 0.1, training=False)
+
+
+def biased_twice(q: torch.Tensor, k: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    # the second bias lies with its heads innermost, as a projection of pairs does
+    pairs = mask.expand(1, HEADS, -1, -1).permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+    return (mask[..., :1, :] + (q @ k.mT) + pairs).softmax(-1)
+
+
+def filled(q: torch.Tensor, k: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    scores = (q * 0.2) @ k.transpose(-1, -2)
+    return scores.masked_fill(mask < -1.0, -torch.inf).softmax(-1)
+
+
+def chosen(q: torch.Tensor, k: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    scores = q @ k.transpose(-1, -2)
+    return torch.where(mask > -1.0, scores, LOWEST).softmax(-1)
+
+
+def causal(q: torch.Tensor, k: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    places = torch.arange(q.shape[-2])
+    hidden = torch.where(places[None, :] <= places[:, None], 0.0, LOWEST)
+    return (q @ k.transpose(-1, -2) * 0.3 + hidden).softmax(-1)
+
+
+def added(q: torch.Tensor, k: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """As diffusers writes it: the tensor that is not added is never read."""
+    empty = torch.empty(q.shape[0], q.shape[1], k.shape[1])
+    return torch.baddbmm(empty, q, k.transpose(-1, -2), beta=0, alpha=0.3).softmax(-1)
+
+
+FORMS: dict[str, tuple[Scores, bool, int]] = {
+    "plain": (plain, False, 1),
+    "biased": (biased, False, 2),
+    "biased twice": (biased_twice, False, 1),
+    "filled": (filled, False, 1),
+    "chosen": (chosen, False, 2),
+    "causal": (causal, False, 1),
+    "added": (added, True, 1),
+    "added, batch of 2": (added, True, 2),
+}
+
+
+def inputs(length: int, batch: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(length)
+    mask = torch.randn(batch, 1, length, length, generator=generator)
+    mask.diagonal(dim1=-2, dim2=-1).zero_()  # each query sees a key
+    return torch.randn(batch, length, WIDTH, generator=generator), mask
+
+
+def fused(captured: Capture, length: int) -> Capture:
+    bindings = captured.graph.bind(tuple(tuple(t.shape) for t in inputs(length)))
+    return with_rewrites(captured, ("sdpa",), bindings)
+
+
+def attention_of(captured: Capture) -> Node:
+    (found,) = (n for n in captured.graph.nodes if "scaled_dot_product" in n.op)
+    return found
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_written_attention_runs_fused_and_gives_the_same_numbers(form: str) -> None:
+    weights, merged, batch = FORMS[form]
+    torch.manual_seed(0)
+    model = Attention(weights, merged).eval()
+    fast = apply(model, inputs(48, batch), memory_budget="10GiB", kernels="sdpa")
+    assert fast.plan.rewrites == ("sdpa",)
+    assert "softmax" not in fast.code.replace("softmax_fused", "").replace("softmax_", "")
+    for length in (48, 61):
+        given = inputs(length, batch)
+        with torch.no_grad():
+            torch.testing.assert_close(fast(*given), model(*given), rtol=1e-4, atol=1e-5)
+        _, peak = CpuBackend().peak(lambda: fast(*given))  # noqa: B023 (called at once)
+        assert peak.requested_bytes <= 1.01 * fast.predicted_peak_bytes
+        assert peak.requested_bytes < eager_peak_bytes(model, given)
+
+
+def test_a_causal_mask_becomes_a_flag() -> None:
+    captured = capture(Attention(causal).eval(), inputs(48))
+    node = attention_of(fused(captured, 48))
+    assert node.args[3:6] == (None, 0.0, True)
+
+
+def test_heads_merged_into_the_batch_are_taken_apart_without_copies() -> None:
+    captured = capture(Attention(added, True).eval(), inputs(48, 2))
+    graph = rewritten(captured.graph, ("sdpa",))
+    assert not [node for node in graph.nodes if node.op.startswith("aten.clone")]
+    (node,) = (n for n in graph.nodes if "scaled_dot_product" in n.op)
+    assert node.outputs[0].shape[1] == HEADS  # (the batch is symbolic)
+
+
+class Returned(Attention):
+    """Gives its weights out too."""
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> Any:
+        q, k, v = self.qkv(x).split(WIDTH, -1)
+        weights = plain(q, k, mask)
+        return weights @ v, weights
+
+
+class Narrow(Attention):
+    """Values narrower than keys, for which no fused kernel of the CPU stands."""
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> Any:
+        q, k, v = self.qkv(x).split(WIDTH, -1)
+        return plain(q, k, mask) @ v[..., :5]
+
+
+def scaled_late(q: torch.Tensor, k: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    return ((q @ k.transpose(-1, -2) + mask) * 0.3).softmax(-1)
+
+
+def filled_softly(q: torch.Tensor, k: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    return (q @ k.transpose(-1, -2)).masked_fill(mask < 0, -5.0).softmax(-1)
+
+
+def over_queries(q: torch.Tensor, k: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    return (q @ k.transpose(-1, -2)).softmax(-2)
+
+
+def clamped(q: torch.Tensor, k: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    return (q @ k.transpose(-1, -2)).clamp(min=-1.0).softmax(-1)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        Returned(plain), Narrow(plain), Attention(scaled_late), Attention(filled_softly),
+        Attention(over_queries), Attention(clamped),
+    ],
+    ids=["returned", "narrow", "scaled late", "filled softly", "over queries", "clamped"],
+)  # fmt: skip
+def test_what_is_no_attention_stays_as_it_is(model: nn.Module) -> None:
+    captured = capture(model.eval(), inputs(48))
+    assert rewritten(captured.graph, ("sdpa",)) is captured.graph
+
+
+def test_the_check_sees_a_wrong_scale() -> None:
+    captured = capture(Attention(biased).eval(), inputs(48))
+    graph = captured.graph
+    bindings = graph.bind(tuple(tuple(t.shape) for t in inputs(48)))
+    assert check_attention(graph, bindings) is None
+    (rows, outputs), (one,) = fuse_each(graph.nodes, graph.outputs)
+    wrong = tuple(
+        dataclasses.replace(node, kwargs=(("scale", 0.31),)) if "scaled_dot" in node.op else node
+        for node in rows
+    )
+    after = dataclasses.replace(graph, nodes=wrong, outputs=outputs).at(bindings)
+    reason = _check_one(graph.at(bindings), after, one)
+    assert reason is not None and "differs" in reason
+
+
+def test_plans_name_their_rewrites() -> None:
+    model = Attention(plain).eval()
+    given = inputs(48)
+    fast = apply(model, given, memory_budget="min", kernels="auto")
+    assert fast.plan.rewrites == ("sdpa",)  # nothing is tuned: the fused form
+    again = apply_plan(model, fast.plan, given)
+    with torch.no_grad():
+        torch.testing.assert_close(again(*given), model(*given), rtol=1e-4, atol=1e-5)
+    kept = apply(model, given, memory_budget="min")
+    assert kept.plan.rewrites == () and kept.plan.fingerprint != fast.plan.fingerprint
+    unknown = Plan(fast.plan.fingerprint, (), ("sdpa", "magic"))
+    with pytest.raises(PlanError, match="magic"):
+        apply_plan(model, unknown, given)
+
+
+def test_asking_for_fused_attention_where_there_is_none_says_so(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    model = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.ReLU()).eval()
+    with caplog.at_level(logging.INFO, "autochunk"):
+        fast = apply(model, (torch.randn(4, WIDTH),), memory_budget="1GiB", kernels="sdpa")
+    assert fast.plan.rewrites == () and "no attention was found" in caplog.text
+
+
+@pytest.mark.parametrize("value", ["flash", {"attention": "spda"}, {"mlp": "auto"}, 3])
+def test_mistakes_name_what_is_valid(value: Any) -> None:
+    with pytest.raises(ConfigError, match="sdpa"):
+        parse_kernels(value)
+
+
+def test_kernels_are_read_from_texts_and_mappings() -> None:
+    assert parse_kernels(None) == Kernels("keep")
+    assert parse_kernels("sdpa") == parse_kernels({"attention": "sdpa"}) == Kernels("sdpa")

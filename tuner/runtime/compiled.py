@@ -1,0 +1,366 @@
+"""Compiled bodies and stretches: what runs between two loops, and in one pass of a loop.
+
+Inductor gets straight pieces of the generated code, each at its fixed sizes, with weights passed in
+like all else; the loops themselves stay Python, so that nothing is fused across passes and the
+saving is kept. A piece is compiled when it first runs, once for all that are alike, through
+Inductor's own cache on disk. What cannot be compiled at fixed sizes stays as it is: ops whose sizes
+depend on where a pass begins, and ragged last passes.
+
+Where there is no working compiler, one message says so and the pieces run uncompiled.
+"""
+
+from __future__ import annotations
+
+import logging
+import operator
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx
+
+from search_space.causal_attention import causal_attention
+from tuner.compile_options import CompileOptions
+from tuner.runtime.loop import ChunkLoop
+
+log = logging.getLogger("autochunk")
+
+_Callable = Callable[..., Any]
+"""Takes tensors, gives a tuple of tensors."""
+
+_LEAST_KERNELS = 2
+"""Pieces of fewer kernels have nothing to fuse."""
+
+_TOLERANCE = {torch.bfloat16: 3e-2, torch.float16: 4e-3}
+"""How far a compiled piece may be off, as a share of the largest value; 1e-4 by default."""
+
+
+@dataclass
+class CompileReport:
+    """What compiling came to: pieces, those compiled anew (others were alike), and the time."""
+
+    pieces: int = 0
+    compiled: int = 0
+    seconds: float = 0.0
+    failure: str = ""
+
+
+class Compiler:
+    """Compiles pieces, each distinct one once; shared by all modules of one model."""
+
+    def __init__(self, options: CompileOptions | None = None) -> None:
+        self.options = options or CompileOptions()
+        self.report = CompileReport()
+        self._made: dict[object, _Callable] = {}
+
+    def with_compiled(
+        self, module: fx.GraphModule, options: CompileOptions | None = None
+    ) -> fx.GraphModule:
+        """A generated module in which pieces run compiled. The given one stays as it is.
+
+        Args:
+            options: what is compiled, where that is not all that :attr:`options` ask for.
+        """
+        options = options or self.options
+        made = self._pieces(module, {}) if options.stretches else _copied(module)
+        if options.bodies:
+            self._loops(made, {})
+        return made
+
+    def _loops(self, module: fx.GraphModule, known: dict[int, fx.GraphModule]) -> None:
+        """Exchange the bodies of a module's loops; loops that share one go on sharing it."""
+        for name, loop in list(module.named_children()):
+            if not isinstance(loop, ChunkLoop):
+                continue
+            if id(loop.body) not in known:
+                body = self._pieces(loop.body, {"length": loop.chunk_size})
+                self._loops(body, known)
+                known[id(loop.body)] = body
+            ragged = loop.extent % loop.chunk_size != 0
+            tail = loop.tail if loop.tail is not None or not ragged else loop.body
+            setattr(module, name, ChunkLoop(
+                known[id(loop.body)], loop.extent, loop.chunk_size, loop.inputs, loop.outputs, tail
+            ))  # fmt: skip
+
+    def _pieces(self, module: fx.GraphModule, known: Mapping[str, int]) -> fx.GraphModule:
+        """The module with its straight pieces as modules that are compiled.
+
+        Args:
+            known: for a body, those of its numbers that are the same in every full pass.
+        """
+        order = _Order(module.graph, known)
+        made = fx.Graph()
+        values: dict[fx.Node, Any] = dict(order.fixed)
+        pieces: dict[str, CompiledPiece] = {}
+        for group in order.groups():
+            if len(group) == 1 and not order.is_worth_compiling(group):
+                (node,) = group
+                if node.op == "output":
+                    made.output(fx.node.map_arg(node.args[0], lambda n: values[n]))
+                else:
+                    values[node] = made.node_copy(node, lambda n: values[n])
+                continue
+            name = f"compiled_{len(pieces)}"
+            piece = _Piece.of(group, order.fixed)
+            pieces[name] = CompiledPiece(piece.module, piece.structure, self)
+            given = made.call_module(name, tuple(values[node] for node in piece.inputs))
+            for place, node in enumerate(piece.outputs):
+                values[node] = made.call_function(operator.getitem, (given, place))
+        self.report.pieces += len(pieces)
+        return _with_graph(module, made, pieces)
+
+    def compile(
+        self, module: fx.GraphModule, structure: object, tensors: Sequence[torch.Tensor]
+    ) -> _Callable:
+        """A piece compiled for tensors like these, or the piece itself where that fails."""
+        key = (structure, tuple((t.shape, t.stride(), t.dtype, t.device) for t in tensors))
+        if key not in self._made:
+            self._made[key] = module if self.report.failure else self._compile(module, tensors)
+        return self._made[key]
+
+    def _compile(self, module: fx.GraphModule, tensors: Sequence[torch.Tensor]) -> _Callable:
+        from torch._inductor import standalone_compile
+
+        started = time.perf_counter()
+        try:
+            with warnings.catch_warnings():  # the compiler's remarks are of no use to users
+                warnings.simplefilter("ignore")
+                made = standalone_compile(
+                    module, list(tensors), dynamic_shapes="from_example_inputs",
+                    options={"config_patches": dict(self.options.options)},
+                )  # fmt: skip
+            made._artifacts = None  # (for saving; it holds all that was compiled before as well)
+            expected, found = module(*tensors), made(*tensors)
+        except Exception as error:  # whatever a compiler on a user's machine may raise
+            reason = str(error).strip().splitlines()
+            self.report.failure = (
+                f"{type(error).__name__}: {reason[0] if reason else 'no message'}"
+            )
+            log.warning(
+                "autochunk: nothing is compiled, the plan runs as it is: %s. Is a C++ compiler "
+                "(on a GPU: Triton) installed? compile=False says that none is wanted",
+                self.report.failure,
+            )
+            return module
+        finally:
+            self.report.seconds += time.perf_counter() - started
+        reason_why = _difference(expected, found)
+        if reason_why:
+            log.warning("autochunk: a compiled piece is not used: %s", reason_why)
+            return module
+        self.report.compiled += 1
+        return made
+
+
+def _difference(
+    expected: Sequence[torch.Tensor], found: Sequence[torch.Tensor]
+) -> str:
+    """What is wrong with a compiled piece's outputs; empty where nothing is."""
+    for one, other in zip(expected, found, strict=True):
+        if one.shape != other.shape or one.dtype != other.dtype:
+            return f"{other.dtype} {tuple(other.shape)}, not {one.dtype} {tuple(one.shape)}"
+        if not one.numel():
+            continue
+        if not one.is_floating_point():
+            if not torch.equal(one, other):
+                return "other whole numbers or truth values"
+            continue
+        if torch.equal(one.isnan(), other.isnan()):
+            one, other = one.nan_to_num(), other.nan_to_num()
+        apart, most = (one - other).abs().max().item(), one.abs().max().item()
+        if not apart <= _TOLERANCE.get(one.dtype, 1e-4) * max(most, 1e-6):
+            return f"it is off by {apart:.3g} where values reach {most:.3g}"
+    return ""
+
+
+class CompiledPiece(torch.nn.Module):
+    """A straight piece of generated code, compiled for the layouts that it first meets."""
+
+    def __init__(self, module: fx.GraphModule, structure: object, compiler: Compiler) -> None:
+        super().__init__()
+        self.original = module
+        self._structure = structure
+        self._compiler = compiler
+        self._run: _Callable | None = None
+        self._strides: tuple[tuple[int, ...], ...] = ()
+
+    def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        strides = tuple(tensor.stride() for tensor in tensors)
+        if self._run is None:
+            self._run = self._compiler.compile(self.original, self._structure, tensors)
+            self._strides = strides
+        # sizes are those of the generated code, but a caller's tensor may lie otherwise next time
+        run = self._run if strides == self._strides else self.original
+        made: tuple[torch.Tensor, ...] = run(*tensors)
+        return made
+
+
+class _Order:
+    """A graph's nodes in groups: those that compile together, and single ones that do not.
+
+    Numbers that depend on where a pass begins, and tensors made from them alone, go first, so that
+    they do not cut the rest in two. All else keeps its order, on which memory depends.
+    """
+
+    def __init__(self, graph: fx.Graph, known: Mapping[str, int]) -> None:
+        self._nodes = list(graph.nodes)
+        self.fixed: dict[fx.Node, Any] = {}
+        self._numbers: set[fx.Node] = set()
+        for node in self._nodes:
+            if node.op == "placeholder" and known and node.name in ("start", "length"):
+                self._numbers.add(node)
+                if node.name in known:
+                    self.fixed[node] = known[node.name]
+            inputs = node.all_input_nodes
+            if _is_arithmetic(node) and inputs and all(one in self._numbers for one in inputs):
+                self._numbers.add(node)
+                if all(one in self.fixed for one in inputs):
+                    numbers = fx.node.map_arg(node.args, lambda n: self.fixed[n])
+                    self.fixed[node] = node.target(*numbers)
+
+    def groups(self) -> Iterator[list[fx.Node]]:
+        run: list[fx.Node] = []
+        for node in self._ordered():
+            if node in self.fixed and node.op != "placeholder":
+                continue
+            if self._may_compile(node):
+                run.append(node)
+                continue
+            if node.op in ("placeholder", "get_attr") or node in self._numbers:
+                yield [node]  # (what reads it comes later: it does not end a run)
+                continue
+            yield from self._run(run)
+            run = []
+            yield [node]
+        yield from self._run(run)
+
+    def _ordered(self) -> list[fx.Node]:
+        def is_early(node: fx.Node) -> bool:
+            return node.op in ("placeholder", "get_attr") or node in self._numbers or (
+                node.op == "call_function"
+                and not self._may_compile(node)
+                and bool(node.all_input_nodes)
+                and all(one in self._numbers for one in node.all_input_nodes)
+            )
+
+        return sorted(self._nodes, key=lambda node: not is_early(node))
+
+    def _run(self, run: list[fx.Node]) -> Iterator[list[fx.Node]]:
+        if self.is_worth_compiling(run):
+            yield run
+        else:
+            yield from ([node] for node in run)
+
+    def is_worth_compiling(self, group: Sequence[fx.Node]) -> bool:
+        """Whether there is something to fuse."""
+        kernels = [node for node in group if self._may_compile(node) and not _is_view(node)]
+        inside = set(group)
+        leaving = (node for node in group if any(user not in inside for user in node.users))
+        return len(kernels) >= _LEAST_KERNELS and not any(map(_has_several, leaving))
+
+    def _may_compile(self, node: fx.Node) -> bool:
+        if node.op != "call_function" or node.target is causal_attention:
+            return False
+        if node in self._numbers:
+            return False
+        # numbers that are not fixed would be sizes that change from pass to pass
+        return all(one in self.fixed or one not in self._numbers for one in node.all_input_nodes)
+
+
+def _is_arithmetic(node: fx.Node) -> bool:
+    return node.op == "call_function" and node.target in (
+        operator.add, operator.mul, operator.floordiv
+    )
+
+
+def _is_view(node: fx.Node) -> bool:
+    if node.target is operator.getitem:
+        return True
+    schema = getattr(node.target, "_schema", None)
+    return schema is not None and any(
+        returned.alias_info is not None for returned in schema.returns
+    )
+
+
+def _has_several(node: fx.Node) -> bool:
+    """Whether a node gives several tensors, whose parts other nodes take."""
+    schema = getattr(node.target, "_schema", None)
+    return schema is not None and (
+        len(schema.returns) != 1 or str(schema.returns[0].type) != "Tensor"
+    )
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """A run of nodes as a module of its own: what enters, what leaves, and what makes it like
+    others."""
+
+    module: fx.GraphModule
+    inputs: tuple[fx.Node, ...]
+    outputs: tuple[fx.Node, ...]
+    structure: object
+
+    @staticmethod
+    def of(nodes: Sequence[fx.Node], fixed: Mapping[fx.Node, Any]) -> _Piece:
+        inside = set(nodes)
+        entering = dict.fromkeys(
+            one for node in nodes for one in node.all_input_nodes
+            if one not in inside and one not in fixed
+        )  # fmt: skip
+        leaving = tuple(node for node in nodes if any(user not in inside for user in node.users))
+        made = fx.Graph()
+        values: dict[fx.Node, Any] = dict(fixed)
+        places: dict[fx.Node, object] = {}
+        for place, node in enumerate(entering):
+            values[node] = made.placeholder(f"input_{place}")
+            places[node] = ("input", place)
+        rows: list[object] = []
+        for place, node in enumerate(nodes):
+            copied = made.create_node(
+                "call_function", node.target,
+                fx.node.map_arg(node.args, lambda n: values[n]),
+                fx.node.map_arg(node.kwargs, lambda n: values[n]),
+            )  # fmt: skip
+            values[node] = copied
+            rows.append((str(node.target), _structure(node.args, places, fixed),
+                         _structure(node.kwargs, places, fixed)))  # fmt: skip
+            places[node] = ("node", place)
+        made.output(tuple(values[node] for node in leaving))
+        rows.append(tuple(places[node] for node in leaving))
+        module = fx.GraphModule(torch.nn.Module(), made, "Piece")
+        return _Piece(module, tuple(entering), leaving, repr(rows))
+
+
+def _structure(
+    value: Any, places: Mapping[fx.Node, object], fixed: Mapping[fx.Node, Any]
+) -> object:
+    if isinstance(value, fx.Node):
+        return fixed[value] if value in fixed else places[value]
+    if isinstance(value, (tuple, list)):
+        return [_structure(item, places, fixed) for item in value]
+    if isinstance(value, Mapping):
+        return [(name, _structure(item, places, fixed)) for name, item in value.items()]
+    return repr(value)
+
+
+def _copied(module: fx.GraphModule) -> fx.GraphModule:
+    """Another module of the same code and children."""
+    graph = fx.Graph()
+    graph.output(graph.graph_copy(module.graph, {}))
+    return _with_graph(module, graph, {})
+
+
+def _with_graph(
+    module: fx.GraphModule, graph: fx.Graph, more: Mapping[str, torch.nn.Module]
+) -> fx.GraphModule:
+    """Another module that runs this graph, with the children of a given one and some more."""
+    # (one made from the given module would copy its tree: weights must be read where they are)
+    made = fx.GraphModule(torch.nn.Module(), fx.Graph(), type(module).__name__)
+    for name, child in {**module._modules, **more}.items():
+        made.add_module(name, child)
+    made.graph = graph
+    made.recompile()
+    return made

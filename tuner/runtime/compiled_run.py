@@ -1,0 +1,98 @@
+"""Compiled code that keeps its budget: tried on the very inputs of a call before it is used."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import fx
+from torch._compile import _disable_dynamo
+
+from cost_models.select import mib
+from tuner.compile_options import CompileOptions
+from tuner.measure.backends import backend_for
+from tuner.runtime.compiled import Compiler
+
+log = logging.getLogger("autochunk")
+
+
+@dataclasses.dataclass(frozen=True)
+class Tried:
+    """Compiled code that was run: its measured peak, beyond inputs and weights."""
+
+    module: fx.GraphModule
+    peak_bytes: int
+    options: CompileOptions
+
+
+def try_compiled(
+    module: fx.GraphModule,
+    compiler: Compiler,
+    tensors: Sequence[torch.Tensor],
+    limit_bytes: int | None,
+) -> Tried | None:
+    """The module compiled as far as a run of it keeps the limit; None where none does.
+
+    What a compiler keeps alive cannot be told before, so that it is measured: everything compiled
+    is tried first, then the loops' bodies alone.
+
+    Args:
+        tensors: the graph's inputs; where they are, all is.
+    """
+    device = next((tensor.device for tensor in tensors), torch.device("cpu"))
+    backend = backend_for(str(device))
+    for options in _attempts(compiler.options):
+        made = compiler.with_compiled(module, options)
+        run = partial(_call, made, tensors, device.type)
+        run()  # compiles
+        if compiler.report.failure:
+            return None
+        output, peak = backend.peak(run)
+        del output
+        if limit_bytes is None or peak.requested_bytes <= limit_bytes:
+            return Tried(made, peak.requested_bytes, options)
+        log.info(
+            "autochunk: compiled code took %s, more than the budget of %s; compiling less of it",
+            mib(peak.requested_bytes), mib(limit_bytes),
+        )  # fmt: skip
+    return None
+
+
+def _attempts(options: CompileOptions) -> tuple[CompileOptions, ...]:
+    if options.bodies and options.stretches:
+        return options, dataclasses.replace(options, stretches=False)
+    return (options,)
+
+
+def _call(module: fx.GraphModule, tensors: Sequence[torch.Tensor], kind: str) -> Any:
+    with torch.no_grad(), torch.autocast(kind, enabled=False):
+        return module(*tensors)
+
+
+def explain_compiled(compiler: Compiler, tried: Tried | None) -> list[str]:
+    """What compiling came to, as lines for a person; none where nothing was asked for."""
+    report = compiler.report
+    if report.failure:
+        return [f"not compiled: {report.failure}"]
+    if tried is None:
+        return ["not compiled: compiled code took more than the budget"] if report.pieces else []
+    parts = [
+        name
+        for name, wanted in (("bodies", tried.options.bodies),
+                             ("stretches between loops", tried.options.stretches))
+        if wanted
+    ]  # fmt: skip
+    return [
+        f"compiled: {' and '.join(parts)}, {report.compiled} distinct pieces in "
+        f"{report.seconds:.1f} s; measured peak {mib(tried.peak_bytes)}"
+    ]
+
+
+@_disable_dynamo
+def apart(run: Callable[..., Any], *arguments: Any) -> Any:
+    """Run something that torch.compile must not look into."""
+    return run(*arguments)
