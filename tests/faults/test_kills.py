@@ -29,6 +29,8 @@ KILLS = int(os.environ.get("AUTOCHUNK_FAULT_KILLS", "52"))
 LANES = 2
 """Campaigns that run side by side: one a core of a small machine."""
 
+LENGTHS = (48, 80)
+
 TORN = (b'{"kind":"plan","at":"2026', b'{"kind":"check","key":"0"}', b"\x00" * 4096, b"{", b"\xff")
 
 
@@ -67,7 +69,7 @@ class Count:
 
 def small_campaign(folder: Path) -> Path:
     """A campaign of some 40 measurements that take about ten seconds in all."""
-    values = campaign(folder, seq_lens=[48, 64, 96])
+    values = campaign(folder, seq_lens=list(LENGTHS))
     values["model"]["kwargs"] = {"layers": 1, "width": 16, "heads": 2}
     values["search"] = {"n_trials": 20, "rounds": 2}
     values["cost_model"] = {"timings_s": 2}
@@ -174,8 +176,8 @@ class Lane:
         (file,) = read_database(path.parent / "plans")
         (graph,) = file.graphs
         assert [(e.length, e.incomplete) for e in graph.lengths] == [
-            (48, False), (64, False), (96, False),
-        ]  # fmt: skip
+            (length, False) for length in LENGTHS
+        ]
         plans, before = file.path.read_bytes(), watch.tally()
         preloaded.start("tune", str(path))
         assert preloaded.wait() == 0, self._log()

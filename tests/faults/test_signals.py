@@ -20,14 +20,14 @@ SOON_S = 5.0
 
 def until(process: int, there: Callable[[], bool]) -> None:
     """Wait until something is there, while a process lives."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 400
     while not there():
         assert state(process) not in "ZX" and time.monotonic() < deadline
         time.sleep(0.01)
 
 
 @pytest.mark.faults
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_a_signal_stops_a_campaign_soon_and_keeps_the_best_so_far(tmp_path: Path) -> None:
     path = small_campaign(tmp_path)
     watch = Watch(tmp_path / "runs" / "ledger.jsonl")
