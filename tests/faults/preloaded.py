@@ -12,6 +12,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -37,6 +38,7 @@ class Preloaded:
         self._server = subprocess.Popen(
             [sys.executable, "-m", "tests.faults.preloaded", str(log)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, **single}, cwd=ROOT,
+            start_new_session=True,
         )  # fmt: skip
 
     def __enter__(self) -> Preloaded:
@@ -73,14 +75,14 @@ def serve(log: str) -> None:
     out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(out, 1)
     os.dup2(out, 2)
-    process = 0
+    process = running = 0
     for line in sys.stdin:
         arguments = json.loads(line)
         if arguments is None:
             _, status = os.waitpid(process, 0)
-            reply = os.waitstatus_to_exitcode(status)
+            reply, running = os.waitstatus_to_exitcode(status), 0
         else:
-            reply = process = os.fork()
+            process = os.fork()
             if process == 0:
                 replies.close()
                 os.setsid()
@@ -88,8 +90,11 @@ def serve(log: str) -> None:
                 sys.stdout.flush()
                 sys.stderr.flush()
                 os._exit(code)
+            reply = running = process
         replies.write(f"{reply}\n")
         replies.flush()
+    if running:
+        os.kill(running, signal.SIGKILL)  # a test that failed did not wait for it
 
 
 if __name__ == "__main__":
