@@ -133,7 +133,8 @@ def headlines(run: Run) -> list[str]:
             found.append(
                 f"{one.title}, budget {budget_text(served.budget)}: "
                 f"{size_text(row.peak_bytes)} in place of {size_text(one.eager_bytes)} "
-                f"({100 * abs(saved):.0f} % {'less' if saved >= 0 else 'more'}), at {row.ratio:.2f} times {one.reference}'s time "
+                f"({100 * abs(saved):.0f} % {'less' if saved >= 0 else 'more'}), "
+                f"at {row.ratio:.2f} times {one.reference}'s time "
                 f"({row.ratio_low:.2f} to {row.ratio_high:.2f})."
             )
             break
