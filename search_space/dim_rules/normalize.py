@@ -132,6 +132,8 @@ def weight_norm(query: Query) -> Flow | None:
         return None
     if query.dim != normalized(dim, query.rank) or len(scale.shape) != query.rank:
         return None
+    if scale.shape[query.dim] != query.shape[query.dim]:
+        return None  # one scale for all positions
     return Flow((((0,), Slice(query.dim)), ((1,), Slice(query.dim))))
 
 
