@@ -105,7 +105,8 @@ def write_page(results: Path) -> Path:
     """The page and its pictures made anew from all records; the page's path."""
     records = read_records(results / "rivals")
     for key, record in records.items():
-        draw_rivals(_points(record), record["name"], results / "rivals" / f"{key}.png")
+        if points := _points(record):
+            draw_rivals(points, record["name"], results / "rivals" / f"{key}.png")
     path = results / "rivals.md"
     path.write_text(page(records), encoding="utf-8")
     return path
@@ -175,7 +176,9 @@ def _section(key: str, record: Record) -> str:
         record["ways"].items(), key=lambda pair: (is_ours(pair[0]), pair[1].get("rss_bytes", 0))
     )
     lines.extend(_row(name, way) for name, way in ordered)
-    lines += ["", f"![Peak and time of {record['name']}](rivals/{key}.png)", ""]
+    lines.append("")
+    if measured(record):
+        lines += [f"![Peak and time of {record['name']}](rivals/{key}.png)", ""]
     found = misses(record)
     lines += [f"Falls short: {'; '.join(found)}." if found else "No bar is missed.", ""]
     return "\n".join(lines)

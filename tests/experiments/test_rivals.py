@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,12 @@ def test_the_page_has_a_row_for_every_way_and_every_bar(tmp_path: Path) -> None:
     assert "| unet | not measured |" in text and "refused: no plan" in text
     (tmp_path / "rivals").mkdir()
     assert write_page(tmp_path).is_file()  # without any record
+    # a record without times has a row, and no picture
+    untimed = changed()
+    untimed["ways"] = {"eager": {"status": "crash", "reason": "exit status 2"}}
+    (tmp_path / "rivals" / "gpt2.json").write_text(json.dumps(untimed), encoding="utf-8")
+    written = write_page(tmp_path).read_text(encoding="utf-8")
+    assert "| eager | crash: exit status 2 |" in written and "rivals/gpt2.png" not in written
 
 
 def test_subjects_offer_their_librarys_own_ways() -> None:
