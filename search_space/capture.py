@@ -403,7 +403,7 @@ def _traits(target: Any, name: str, value: Any, node: torch.fx.Node) -> frozense
     first = next((a for a in node.all_input_nodes), None)
     aliased = any(r.alias_info is not None and not r.alias_info.is_write
                   for r in target._schema.returns)  # fmt: skip
-    if name == "aten._unsafe_view.default":
+    if name.rpartition(".")[0] in _UNMARKED_VIEWS:
         found.add(ALIAS)
     elif aliased and first is not None:
         # `to`, `contiguous` and `reshape` alias only sometimes: ask the traced tensors (torch has
@@ -418,6 +418,11 @@ def _traits(target: Any, name: str, value: Any, node: torch.fx.Node) -> frozense
         found.add(FRESH)
     return frozenset(found)
 
+
+_UNMARKED_VIEWS = frozenset({
+    "aten._unsafe_view", "aten.unsafe_split", "aten.unsafe_split_with_sizes", "aten.unsafe_chunk",
+})
+"""Views whose schemas do not say so."""
 
 _COMPUTING = frozenset({
     "aten.linear", "aten.matmul", "aten.layer_norm", "aten.softmax", "aten.log_softmax",

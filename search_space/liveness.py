@@ -186,15 +186,15 @@ class MemoryModel:
         loop: Loop,
         chunk_size: int,
         row_major: frozenset[int] = frozenset(),
-        inner: tuple[Choice, ...] = (),
         donated_bytes: int = 0,
+        inner: tuple[Choice, ...] = (),
     ) -> int:
         """The most that a loop needs beside its inputs and whole outputs; see the module.
 
         Args:
             row_major: inputs that do not lie as captured.
-            inner: choices inside the body, as they stand in the body's graph.
             donated_bytes: of outputs that are written into inputs, and so never allocated.
+            inner: choices inside the body, as they stand in the body's graph.
         """
         outputs = sum(loop.graph.nodes[node].output.nbytes for node in loop.outputs)
         first = self.body(loop, chunk_size, row_major, inner)
@@ -233,7 +233,7 @@ class MemoryModel:
             for loop in own:
                 row_major = _row_major(first, loop, relaid)
                 transients.append(
-                    partial(self.transient_bytes, first, choice.chunk_size, row_major, inner)
+                    partial(self.transient_bytes, first, choice.chunk_size, row_major, inner=inner)
                 )
         return self._storages.profile(loops, transients, relaid)
 

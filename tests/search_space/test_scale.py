@@ -3,7 +3,7 @@ printed by :mod:`experiments.scale`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -49,8 +49,8 @@ class Counter:
 
 
 @pytest.fixture
-def counter(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter]:
-    yield Counter(monkeypatch)
+def counter(monkeypatch: pytest.MonkeyPatch) -> Counter:
+    return Counter(monkeypatch)
 
 
 def graph_of(name: str, times: int) -> SizedGraph:
