@@ -104,7 +104,7 @@ def held_out_score(
     if kind is None or not parts:
         return None
     mean, spread = held_out_estimates(model, samples, parts)
-    seen = np.flatnonzero(~np.isnan(mean))
+    seen = [int(place) for place in np.flatnonzero(~np.isnan(mean))]
     return score(model.kind, kind, [samples[i] for i in seen], mean[seen], spread[seen])
 
 

@@ -44,7 +44,7 @@ def card_of(folder: Path, kinds: Sequence[str] = ()) -> Card:
     """The card of these kinds of model, all by default."""
     models = [model for model in create("all") if not kinds or model.kind in kinds]
     path = folder / "cost_reference.jsonl.gz"
-    environment = next((row["environment"] for row in _rows(path)), {})
+    environment: dict[str, Any] = next((row["environment"] for row in _rows(path)), {})
     return make_card(
         models, load_samples(folder), load_references(folder),
         str(environment.get("device_name", "")),

@@ -29,12 +29,13 @@ from tuner.measure.variables import QUIET
 
 os.environ.update(QUIET)
 
-from experiments.machine import available_bytes, environment
+from experiments.machine import environment
 from experiments.reach_session import bar
 from experiments.rival_variants import names_for
 from experiments.rivals_page import RIVAL_BARS, misses, write_page
 from experiments.rivals_session import FIXED
 from experiments.subjects import BARS
+from tuner.measure.confine import available_bytes
 from tuner.measure.isolate import Isolated
 
 RESULTS = Path(__file__).parent / "results" / "cpu"

@@ -298,7 +298,8 @@ def test_regions_on_two_dimensions_follow_each_other() -> None:
             x = x + self.down(torch.relu(self.up(x)))
             # normalised over the rows: columns alone can be taken apart
             y = torch.softmax(x, 0).transpose(0, 1).contiguous()
-            return x + self.under(torch.relu(self.over(y))).transpose(0, 1)
+            mixed: torch.Tensor = self.under(torch.relu(self.over(y)))
+            return x + mixed.transpose(0, 1)
 
     with torch.random.fork_rng():
         torch.manual_seed(0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import cache, partial
 from itertools import islice
 
 import pytest
@@ -38,7 +38,8 @@ class Attention(torch.nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         q, k, v = (part(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in self.parts)
         weights = torch.softmax(q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5, -1)
-        return x + (weights @ v).transpose(1, 2).flatten(2)
+        made: torch.Tensor = x + (weights @ v).transpose(1, 2).flatten(2)
+        return made
 
 
 def _numbers(*shape: int) -> torch.Tensor:
@@ -83,7 +84,7 @@ def test_nested_classes_are_exact_and_of_the_predicted_memory() -> None:
             module = tiny.module(choices)
             with torch.no_grad():
                 module(*tiny.args)
-                _, peak = CpuBackend().peak(lambda module=module: module(*tiny.args))
+                _, peak = CpuBackend().peak(partial(module, *tiny.args))
             predicted = tiny.memory.profile(choices).peak_bytes
             assert predicted == pytest.approx(peak.activation_bytes, rel=0.02), (item.key, size)
 

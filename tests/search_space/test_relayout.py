@@ -47,7 +47,8 @@ class Triangle(torch.nn.Module):
             both = torch.matmul(a.permute(0, 3, 1, 2), b.permute(0, 3, 2, 1))
         else:
             both = torch.matmul(a.permute(0, 3, 2, 1), b.permute(0, 3, 1, 2))
-        return self.out(both.permute(0, 2, 3, 1)) * self.gate(z).sigmoid()
+        made: torch.Tensor = self.out(both.permute(0, 2, 3, 1)) * self.gate(z).sigmoid()
+        return made
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["outgoing", "incoming"])

@@ -47,6 +47,9 @@ class Scripted:
     def is_fatal(self, error: BaseException) -> bool:
         return False
 
+    def contention(self) -> float:
+        return 0.0
+
     def environment(self) -> Mapping[str, str]:
         return {"device": self.device}
 
@@ -207,7 +210,7 @@ def test_short_calls_are_made_several_times_a_measurement(monkeypatch: pytest.Mo
     runs = Runs("long", "short")
     # warm-up: 4 ms and 0.5 ms on the wall clock's half a millisecond more
     device = Scripted([4.0, 0.0, 4.0, 8.0, 8.0, 4.0])
-    monkeypatch.setattr(timing.time, "monotonic", device.monotonic)
+    monkeypatch.setattr("tuner.measure.timing.time.monotonic", device.monotonic)
     found = interleave(device, runs.calls, Repeats(1, 2, 2, least_ms=2.0))
     assert Counter(runs.order) == {"long": 1 + 2, "short": 1 + 2 * 4}
     assert found["long"].decisive_ms == (4.0, 4.0)
