@@ -23,31 +23,35 @@ from tuner.card_tables import card_pages, card_summary
 RESULTS = Path(__file__).resolve().parent / "results" / "cpu"
 
 
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
+def _rows(path: Path, kind: str) -> Iterator[dict[str, Any]]:
+    if not path.exists():
+        return
     with gzip.open(path, "rt", encoding="utf-8") as file:
         for line in file:
-            yield json.loads(line)
+            row = json.loads(line)
+            if row["kind"] == kind:
+                yield row
 
 
 def load_samples(folder: Path = RESULTS) -> list[Sample]:
     """The committed samples of regions timed alone."""
     path = folder / "cost_samples.jsonl.gz"
-    return [sample_from_plain(one) for row in _rows(path) for one in row["samples"]]
+    return [sample_from_plain(one) for row in _rows(path, "samples") for one in row["samples"]]
 
 
 def load_references(folder: Path = RESULTS) -> list[Reference]:
-    """The committed reference sets."""
-    return [reference_from_plain(row) for row in _rows(folder / "cost_reference.jsonl.gz")]
+    """The committed reference sets; none where none were measured."""
+    path = folder / "cost_reference.jsonl.gz"
+    return [reference_from_plain(row) for row in _rows(path, "reference")]
 
 
 def card_of(folder: Path, kinds: Sequence[str] = ()) -> Card:
     """The card of these kinds of model, all by default."""
     models = [model for model in create("all") if not kinds or model.kind in kinds]
-    path = folder / "cost_reference.jsonl.gz"
-    environment: dict[str, Any] = next((row["environment"] for row in _rows(path)), {})
+    found = _rows(folder / "cost_samples.jsonl.gz", "environment")
+    device = next((str(row["environment"]["device_name"]) for row in found), "")
     return make_card(
-        models, load_samples(folder), load_references(folder),
-        str(environment.get("device_name", "")),
+        models, load_samples(folder), load_references(folder), device,
         on_score=lambda kind, held_out: print(f"{kind}, held-out {held_out}", flush=True),
     )  # fmt: skip
 

@@ -48,6 +48,9 @@ SIZES = 3
 BUDGETS = (0.5, 0.35, 0.25)
 """Shares of the unchunked peak whose analytic plans say which classes matter."""
 
+_LEDGERS = {"samples": "ledger.jsonl", "reference": "reference.jsonl"}
+"""Where the rows of each data file are from."""
+
 CONFIRM = {"warmup": 1, "repeats": 8, "timeout_s": 600.0}
 
 
@@ -176,11 +179,11 @@ def export(folders: Sequence[Path], target: Path) -> None:
     """The samples and reference sets of all subjects as two compressed files."""
     rows: dict[str, list[str]] = {"samples": [], "reference": []}
     for folder in folders:
-        for name in ("ledger", "reference"):
-            path = folder / f"{name}.jsonl"
+        for name, kept in rows.items():
+            path = folder / _LEDGERS[name]
             for row in read_ledger(path) if path.exists() else ():
-                if row["kind"] in rows:
-                    rows[row["kind"]].append(json.dumps(row, separators=(",", ":")))
+                if row["kind"] in (name, "environment"):
+                    kept.append(json.dumps(row, separators=(",", ":")))
     target.mkdir(parents=True, exist_ok=True)
     for kind, lines in rows.items():
         path = target / f"cost_{kind}.jsonl.gz"
