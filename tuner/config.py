@@ -19,7 +19,7 @@ from search_space.budget import Budget, parse_budget
 from search_space.errors import ConfigError
 from search_space.rewrites import AS_CAPTURED, ATTENTION, Kernels
 from tuner.compile_options import CompileOptions, parse_compile
-from tuner.config_values import PRESETS, Parser, duration, memory, optional, with_preset
+from tuner.config_values import PRESETS, Parser, duration, memory, optional, targets, with_preset
 
 SAMPLERS = ("tpe", "nsga2", "random", "exhaustive", "beam")
 KINDS = ("auto", "learned", "boosting", "forest", "linear", "roofline", "macro_micro")
@@ -190,21 +190,6 @@ def _path(key: str, value: Any) -> Path:
     return Path(_text(key, value)).expanduser()
 
 
-def _targets(key: str, value: Any) -> tuple[str, ...] | None:
-    if value is None:
-        return None
-    found = [value] if isinstance(value, str) else value
-    if (
-        not isinstance(found, list)
-        or not found
-        or not all(isinstance(one, str) and one.strip() for one in found)
-    ):
-        raise ConfigError(
-            f"{key} must be names of submodules such as 'trunk.blocks.*', or auto, got {value!r}"
-        )
-    return tuple(one.strip() for one in found)
-
-
 def _lengths(key: str, value: Any) -> tuple[int, ...]:
     if not isinstance(value, list) or not value:
         raise ConfigError(f"{key} must be a list of lengths such as [512, 1024], got {value!r}")
@@ -248,7 +233,7 @@ _MODEL: Mapping[str, tuple[Parser, Any]] = {
     "factory": (_text, _REQUIRED),
     "kwargs": (_mapping, {}),
     "dtype": (_one_of(DTYPES), "float32"),
-    "targets": (_targets, None),
+    "targets": (targets, None),
 }
 _SEARCH = _defaults(
     SearchConfig,

@@ -74,6 +74,22 @@ def memory(key: str, value: Any) -> int:
     return found
 
 
+def targets(key: str, value: Any) -> tuple[str, ...] | None:
+    """Names of submodules, one or several; None for none."""
+    if value is None:
+        return None
+    found = [value] if isinstance(value, str) else value
+    if (
+        not isinstance(found, list)
+        or not found
+        or not all(isinstance(one, str) and one.strip() for one in found)
+    ):
+        raise ConfigError(
+            f"{key} must be names of submodules such as 'trunk.blocks.*', or auto, got {value!r}"
+        )
+    return tuple(one.strip() for one in found)
+
+
 def optional(parse: Parser) -> Parser:
     """A value that may be absent, or null."""
 
