@@ -16,7 +16,7 @@ from typing import Any
 
 from cost_models.base import Sample, sample_from_plain
 from cost_models.card import Card, make_card
-from cost_models.create import create
+from cost_models.create import COMPARED, KINDS, create
 from cost_models.reference import Reference, reference_from_plain
 from tuner.card_tables import card_pages, card_summary
 
@@ -45,9 +45,9 @@ def load_references(folder: Path = RESULTS) -> list[Reference]:
     return [reference_from_plain(row) for row in _rows(path, "reference")]
 
 
-def card_of(folder: Path, kinds: Sequence[str] = ()) -> Card:
-    """The card of these kinds of model, all by default."""
-    models = [model for model in create("all") if not kinds or model.kind in kinds]
+def card_of(folder: Path, kinds: Sequence[str] = COMPARED) -> Card:
+    """The card of these kinds of model."""
+    models = [model for model in create("all") if model.kind in kinds]
     found = _rows(folder / "cost_samples.jsonl.gz", "environment")
     device = next((str(row["environment"]["device_name"]) for row in found), "")
     return make_card(
@@ -60,13 +60,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Judge all models and print what they score."""
     parser = argparse.ArgumentParser(description="card of the cost models on the committed data")
     parser.add_argument("--data", type=Path, default=RESULTS)
-    parser.add_argument("--kinds", nargs="*", default=[])
+    parser.add_argument("--kinds", nargs="*", default=COMPARED, choices=list(KINDS))
     options = parser.parse_args(arguments)
     card = card_of(options.data, options.kinds)
     text = "# The cost models' card\n\n`python -m experiments.cost_card`, on the committed data; "
     text += card_summary(card) + ".\n\n" + "\n".join(one.markdown() for one in card_pages(card))
-    if not options.kinds:
-        (options.data / "cost_card.md").write_text(text, encoding="utf-8")
+    (options.data / "cost_card.md").write_text(text, encoding="utf-8")
     print(text)
     return 0
 
