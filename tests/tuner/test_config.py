@@ -555,7 +555,7 @@ campaigns: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
             {},
             optional={
                 "kind": st.sampled_from(ENGINES), "slots": wholes, "address": names,
-                "host_memory_bytes": counts.filter(lambda n: n > 1) | st.just("2GiB"),
+                "host_memory_bytes": st.integers(2**20, 2**40) | st.just("2GiB"),
             },
         ),
         "output": names,
