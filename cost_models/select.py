@@ -30,6 +30,7 @@ Cost = Callable[[RegionClass, int], float]
 together; may be negative."""
 
 Setting = tuple[tuple[RegionClass, int], ...]
+Price = Callable[[Setting], float]
 Counts = NDArray[np.int64]
 Gains = dict[str, int]
 """What each class removed from the excess when it was last tried, by key."""
@@ -82,7 +83,7 @@ class Selector:
         Raises:
             BudgetError: no plan fits; it carries the lowest peak that was found.
         """
-        found = [self._descend((), budget_bytes, weigh) for weigh in (True, False)]
+        found = [self._descend((), budget_bytes, price) for price in (self._extra, None)]
         fitting = [
             self._relax(setting, budget_bytes)
             for setting in found
@@ -108,7 +109,7 @@ class Selector:
             setting = self._least
         else:
             most = (slowdown - 1) * unchunked_s
-            found = [self._lowest_setting(weigh, most) for weigh in (True, False)]
+            found = [self._lowest_setting(price, most) for price in (self._extra, None)]
             setting = min(found, key=lambda s: (self._peak(s), self._extra(s)))
         return self._selected(self._relax(setting, self._peak(setting)))
 
@@ -120,11 +121,11 @@ class Selector:
     @cached_property
     def _least(self) -> Setting:
         """The lowest peak that is found at any price. What can be met must not depend on the cost,
-        so that one of the descents looks at bytes alone."""
-        found = [self._lowest_setting(weigh, None) for weigh in (False, True)]
-        return min(found, key=self._peak)
+        so that one of the descents looks at bytes alone, and one prefers wide chunks."""
+        prices = (None, self._extra, self._narrowness)
+        return min((self._lowest_setting(price, None) for price in prices), key=self._peak)
 
-    def _lowest_setting(self, weigh: bool, most_extra_s: float | None) -> Setting:
+    def _lowest_setting(self, price: Price | None, most_extra_s: float | None) -> Setting:
         """The lowest of several descents."""
 
         def allowed(setting: Setting) -> bool:
@@ -135,7 +136,7 @@ class Selector:
         target, failed = self.unchunked_bytes, 0
         while failed < _FAILURES:
             target = int(_NEARER * min(target, self._peak(start)))
-            setting = self._descend((), target, weigh)
+            setting = self._descend((), target, price)
             lower = self._peak(setting) < self._peak(start)
             if lower and not allowed(setting):
                 setting = self._relax(setting, self._peak(setting))
@@ -143,11 +144,11 @@ class Selector:
                 start, failed = setting, 0
             else:
                 failed += 1
-        found = [self._step_down(first, weigh, allowed) for first in dict.fromkeys(((), start))]
+        found = [self._step_down(first, price, allowed) for first in dict.fromkeys(((), start))]
         return min(found, key=self._peak)
 
     def _step_down(
-        self, best: Setting, weigh: bool, allowed: Callable[[Setting], bool]
+        self, best: Setting, price: Price | None, allowed: Callable[[Setting], bool]
     ) -> Setting:
         """Lower the peak in steps, smaller ones where a larger one fails, for as long as some
         allowed setting does."""
@@ -155,26 +156,25 @@ class Selector:
             while True:
                 peak = self._peak(best)
                 target = int(peak * (1 - step))
-                setting = self._descend(best, target, weigh)
+                setting = self._descend(best, target, price)
                 if self._peak(setting) >= peak:
-                    setting = self._descend((), target, weigh)
+                    setting = self._descend((), target, price)
                 if self._peak(setting) >= peak or not allowed(setting):
                     break
                 best = setting
         return best
 
-    def _descend(self, setting: Setting, budget: int, weigh: bool) -> Setting:
+    def _descend(self, setting: Setting, budget: int, price: Price | None) -> Setting:
         """Take the best move until nothing is above the budget, or no move helps: the move that
-        removes most per added second, or, unless ``weigh``, that removes most."""
+        removes most for its price or, where there is none, that removes most."""
         gains: Gains = {}
         excess = self._excess(setting, budget)
         while excess:
             best: tuple[float, int, Setting] | None = None
-            now = self._extra(setting)
-            for left, moved in self._promising(setting, budget, excess, gains):
+            for left, moved in self._promising(setting, budget, excess, gains, price):
                 # what costs nothing or less is worth most
-                price = max(self._extra(moved) - now, 1e-6) if weigh else 1.0
-                worth = (excess - left) / price
+                paid = max(price(moved) - price(setting), 1e-6) if price else 1.0
+                worth = (excess - left) / paid
                 if best is None or worth > best[0]:
                     best = (worth, left, moved)
             if best is None:
@@ -183,7 +183,7 @@ class Selector:
         return setting
 
     def _promising(
-        self, setting: Setting, budget: int, excess: int, gains: Gains
+        self, setting: Setting, budget: int, excess: int, gains: Gains, price: Price | None
     ) -> Iterator[tuple[int, Setting]]:
         """Moves that lower the excess, with what is left of it.
 
@@ -193,7 +193,8 @@ class Selector:
         removed when last tried, and those that removed much less than the best now do are left out:
         gains seldom grow as a setting does.
         """
-        now = self._extra(setting)
+        price = price or self._narrowness
+        now = price(setting)
         found: list[tuple[int, float, RegionClass, Setting]] = []
         enough = -1
         above = np.cumsum(self._profile(setting).above(budget), dtype=np.int64)
@@ -207,8 +208,8 @@ class Selector:
             gains[item.key] = 0 if left is None else max(excess - left, 0)
             if left is not None and left < excess:
                 yield left, smallest
-                price = max(self._extra(smallest) - now, 1e-6)
-                found.append((excess - left, (excess - left) / price, item, kept))
+                paid = max(price(smallest) - now, 1e-6)
+                found.append((excess - left, (excess - left) / paid, item, kept))
                 if len(found) >= _TRIED_IN_ALL_SIZES:
                     enough = sorted(row[0] for row in found)[-_TRIED_IN_ALL_SIZES] // _LAG
         by_bytes = sorted(found, key=lambda row: -row[0])[:_TRIED_IN_ALL_SIZES]
@@ -317,6 +318,11 @@ class Selector:
                 self._costs[key] = self._cost(item, size)
             total += self._costs[key]
         return total
+
+    @staticmethod
+    def _narrowness(setting: Setting) -> float:
+        """A price that knows no device: the smaller a chunk, the dearer."""
+        return sum(1 / size for _, size in setting)
 
     def _selected(self, setting: Setting) -> Selected:
         return Selected(self._plan(setting), self._peak(setting), self._extra(setting))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable
 
@@ -18,6 +19,15 @@ from tests.tiny import Tiny, tiny_model
 @pytest.fixture(scope="session", autouse=True)
 def _threads() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _garbage() -> None:
+    """Every measured peak is preceded by a full collection, which takes seconds with the heap of a
+    long session: what stands when a module begins is looked at once, not once a test."""
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from itertools import combinations
 
@@ -16,6 +17,9 @@ from search_space.space import overlap
 from tests.tiny import Tiny
 from tuner import apply
 
+_MOST_PAIRS = 1200
+"""Pairs drawn where there are more: eager GPT-2 has ten thousand, which would take minutes."""
+
 
 @pytest.mark.parametrize(
     ("name", "attention", "least"),
@@ -28,9 +32,8 @@ def test_every_pair_of_classes_equals_the_model_or_is_refused(
     classes = find_classes(subject.memory)
     failed = []
     ran = 0
-    for first, second in combinations(classes, 2):
-        if overlap(first, second):
-            continue
+    pairs = [pair for pair in combinations(classes, 2) if not overlap(*pair)]
+    for first, second in random.Random(0).sample(pairs, min(len(pairs), _MOST_PAIRS)):
         choices = [
             Choice(item.regions, max(item.extent // 2, 1))
             for item in sorted((first, second), key=lambda item: item.regions[0].nodes)
