@@ -3,6 +3,8 @@
 A fused CPU kernel works through blocks of scores, as in ATen's ``FlashAttentionKernel.cpp``: query
 blocks of 256, 64 or 32 rows by length, key blocks of 512. What no fused kernel takes is computed op
 by op, with all scores stored. On CUDA the figures are upper bounds.
+
+Processors with matrix units pack keys and values of half precision for them, others do not.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from math import prod
 from search_space.graph import ITEM_BYTES
 from search_space.kernel_call import Call, Operand, Workspace, cpu_threads
 from search_space.layout import Layout
+from search_space.processor import HalfKernels, half_kernels
 
 CAUSAL_ROWS = 256
 """Queries that one call of the kernel gets where causal attention runs for a part of the queries.
@@ -23,6 +26,9 @@ costs more than it saves."""
 
 _KEY_BLOCK = 512
 _HALF = frozenset({"bfloat16", "float16"})
+_PACKED_FROM = {"bfloat16": 64, "float16": 16}
+"""Rows and keys from which on a kernel may pack. Whether it does depends on the threads too (packing
+must be worth its while), so that what it takes is an upper bound."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +43,7 @@ class _Attention:
     enable_gqa: bool
     device: str
     batch: tuple[int, ...]
+    packs: bool
 
     @property
     def rows(self) -> int:
@@ -73,9 +80,11 @@ class _Attention:
         return self.heads * self.rows * self.width * self.item
 
 
-def _of_call(call: Call) -> _Attention:
+def _of_call(call: Call, packs: bool | None) -> _Attention:
     query, key, value = call.operands[:3]
     mask = call.operands[3] if len(call.operands) > 3 else None
+    if packs is None:
+        packs = query.dtype in _HALF and HalfKernels.TILES in half_kernels(query.dtype)
     return _Attention(
         query,
         key,
@@ -85,11 +94,17 @@ def _of_call(call: Call) -> _Attention:
         call.argument(7, "enable_gqa", False) is True,
         call.device,
         call.shape[:-2],
+        packs,
     )
 
 
-def _attention(call: Call) -> int:
-    return _bytes(_of_call(call))
+def attention_bytes(call: Call, *, packs: bool | None = None) -> int:
+    """What attention allocates beside its output.
+
+    Args:
+        packs: whether half precision is packed; None for what this machine's processor does.
+    """
+    return _bytes(_of_call(call, packs))
 
 
 def _bytes(made: _Attention) -> int:
@@ -123,13 +138,14 @@ def _is_fused(made: _Attention) -> bool:
 
 def _fused_cpu(made: _Attention) -> int:
     """The sums of exponentials, a converted mask, blocks of scores per thread, and packed keys and
-    values where a kernel for bfloat16 wants them so."""
+    values where the kernel wants half precision so."""
     item, rows, keys = made.exact_item, made.rows, made.keys
     block = min(256 if rows >= 768 else 64 if rows >= 192 else 32, rows)
     key_block = min(_KEY_BLOCK, keys)
     per_thread = item * (block * key_block + 2 * block + block * made.head)
     packed = 0
-    if made.query.dtype == "bfloat16" and rows >= 64 and keys >= 64:
+    least = _PACKED_FROM.get(made.query.dtype)
+    if made.packs and least is not None and min(rows, keys) >= least:
         groups = prod(made.key.layout.shape[:-2])
         packed = made.item * groups * (_even(made.head) * keys + made.head * _even(keys))
         per_thread += made.item * (key_block * made.head + block * _even(key_block))
@@ -195,14 +211,14 @@ def _fused_cuda(made: _Attention) -> int:
     return extra
 
 
-def _causal_part(call: Call) -> int:
+def causal_part_bytes(call: Call, *, packs: bool | None = None) -> int:
     """:func:`search_space.causal_attention.causal_attention`, wherever its queries start: keys are
     counted whole, as the last part sees them.
 
     Beside a call of the kernel there is the mask, and where there are several calls, the output of
     each before it is copied.
     """
-    made = _of_call(replace(call, args=()))
+    made = _of_call(replace(call, args=()), packs)
     block = min(made.rows, CAUSAL_ROWS)
     first = replace(made, mask=None, is_causal=True, key=_cut(made.key, made.rows),
                     value=_cut(made.value, made.rows))  # fmt: skip
@@ -232,6 +248,6 @@ def _cut(operand: Operand, count: int) -> Operand:
 
 
 ATTENTION_WORKSPACES: Mapping[str, Workspace] = {
-    "aten.scaled_dot_product_attention": _attention,
-    "autochunk.causal_attention": _causal_part,
+    "aten.scaled_dot_product_attention": attention_bytes,
+    "autochunk.causal_attention": causal_part_bytes,
 }

@@ -13,6 +13,7 @@ from search_space.dim_rules.matmul import Labels, einsum_labels
 from search_space.graph import ITEM_BYTES
 from search_space.kernel_call import Call, Operand, Workspace, cpu_threads
 from search_space.layout import Layout, contiguous, is_contiguous, reshaped
+from search_space.processor import HalfKernels, half_kernels
 
 _PACKED = 9 * 1024
 """Bytes of small buffers that each thread has in a packed product."""
@@ -20,12 +21,21 @@ _PACKED = 9 * 1024
 _MOST_PACKED = 21 * 2**18
 """Bytes of the largest block that a thread packs."""
 
+_SMALL = 2 * 1024
+"""Bytes of a thread's lists of blocks."""
+
+_HALF_BYTES = 2
+
 _LEAST = 16**3
 """Products of fewer steps are not given to the library (``use_mkldnn_matmul``)."""
 
 
 def _is_packed(call: Call) -> bool:
-    return call.device.startswith("cpu") and call.dtype in ("bfloat16", "float16")
+    """Whether the call may go to the library; without kernels of its own for the dtype it does not,
+    and no more is taken than in float32."""
+    if not call.device.startswith("cpu") or call.dtype not in ("bfloat16", "float16"):
+        return False
+    return half_kernels(call.dtype) != {HalfKernels.PLAIN}
 
 
 def _folded(layout: Layout, batch: Sequence[int]) -> Layout | None:
@@ -58,23 +68,62 @@ def _matrix_copy(operand: Operand, batch: Sequence[int], packed: bool = False) -
     return 0 if plain else prod(batch) * prod(operand.layout.shape[-2:]) * ITEM_BYTES[operand.dtype]
 
 
-def _packing(call: Call, a: Layout, b: Layout) -> int:
-    """An upper bound of what oneDNN packs in half precision: for each thread a block of the
-    right-hand matrix, and a left-hand one that does not lie in rows; over long sums of many rows
-    also the result in float32."""
+def _packing(call: Call, a: Layout, b: Layout, numel: int | None = None) -> int:
+    """An upper bound of what the library takes for a product in half precision, by the kind of its
+    kernels (``brgemm_matmul_utils.cpp`` and ``gemm_bf16_matmul.cpp`` of oneDNN).
+
+    Args:
+        a, b: the factors.
+        numel: of the product; None for that of the call's output.
+    """
     if not _is_packed(call):
         return 0
-    item = ITEM_BYTES[call.dtype]
     inner, columns = b.shape[-2:] if len(b.shape) > 1 else (b.shape[-1], 1)
-    rows = prod(call.shape) // max(columns, 1)
+    rows = (prod(call.shape) if numel is None else numel) // max(columns, 1)
     if rows * columns * inner <= _LEAST:
         return 0
-    right = min(-(-inner // 64) * 64 * (-(-columns // 64) * 64) * item, _MOST_PACKED)
-    left = 0
-    if len(a.shape) > 1 and a.strides[-1] != 1:
-        left = a.shape[-2] * a.shape[-1] * item
+    flipped = len(a.shape) > 1 and a.strides[-1] != 1
+    batch = max(prod(b.shape[:-2]), 1)
+    single = rows // batch
+    bounds = {
+        HalfKernels.TILES: lambda: _in_tiles(rows, single, inner, columns, flipped),
+        HalfKernels.VECTORS: lambda: _in_blocks(single, inner, columns, flipped),
+        HalfKernels.WIDENED: lambda: _widened(single, columns, batch),
+        HalfKernels.PLAIN: lambda: 0,
+    }
+    return max(bounds[kind]() for kind in half_kernels(call.dtype))
+
+
+def _in_tiles(rows: int, single: int, inner: int, columns: int, flipped: bool) -> int:
+    """For each thread a block of the right-hand matrix; a left-hand one that does not lie in rows;
+    over long sums of many rows also the result in float32."""
+    right = min(_up(inner, 64) * _up(columns, 64) * _HALF_BYTES, _MOST_PACKED)
+    left = single * inner * _HALF_BYTES if flipped else 0
     sums = 4 * rows * columns if inner > 2048 and rows >= 1024 else 0
-    return cpu_threads() * (right + _PACKED) + left + sums
+    in_blocks = _in_blocks(single, inner, columns, flipped)
+    return max(cpu_threads() * (right + _PACKED) + left + sums, in_blocks)
+
+
+def _in_blocks(rows: int, inner: int, columns: int, flipped: bool) -> int:
+    """For each thread a block of the right-hand matrix, 64 columns wide and at most 1024 deep; the
+    results of at most 256 rows in float32; and these rows of a left-hand matrix that must be copied
+    (it lies in columns, or its rows are long), by which then up to 16 blocks are multiplied. Of odd
+    rows the ends are copied."""
+    depth = min(_up(inner, 16), 1024)
+    high = min(rows, 256)
+    copied = flipped or inner >= 1024
+    left = high * (depth + 32 if copied else 64 * (inner % 2))
+    results = high * min(_up(columns, 16), 1024 if copied else 64)
+    return cpu_threads() * (_HALF_BYTES * (64 * depth + left) + 4 * results + _SMALL)
+
+
+def _widened(rows: int, columns: int, batch: int) -> int:
+    """The result in float32; of a batch, one matrix for each thread."""
+    return min(cpu_threads(), batch) * (4 * rows * columns + _SMALL)
+
+
+def _up(size: int, multiple: int) -> int:
+    return -(-size // multiple) * multiple
 
 
 def _rows_copy(operand: Operand) -> int:
@@ -171,6 +220,7 @@ def _pair(
     own_b = [one for one in right if one in later and one not in batch and sizes_b[one] > 1]
     sizes = {**sizes_b, **sizes_a, **{k: v for k, v in sizes_b.items() if v > 1}}
     n, m, k = (prod(sizes[one] for one in group) for group in (own_a, own_b, summed))
+    factors = []
     for labels, layout, groups, shape in (
         (left, a, (batch, own_a, summed), (n, k)), (right, b, (batch, summed, own_b), (k, m)),
     ):  # fmt: skip
@@ -179,14 +229,17 @@ def _pair(
         permuted = Layout(
             tuple(sizes[one] for one in order), tuple(strides[one] for one in order)
         )
-        folded = reshaped(permuted, (prod(sizes[one] for one in batch), *shape))
+        whole = (prod(sizes[one] for one in batch), *shape)
+        folded = reshaped(permuted, whole)
         if folded is None or not _is_plain(folded, _is_packed(call)):
             extra += permuted.numel * item
-        elif _is_packed(call) and folded.strides[-1] != 1:
+            folded = contiguous(whole)
+        elif _is_packed(call) and not batch and folded.strides[-1] != 1:
             extra += shape[0] * shape[1] * item
+        factors.append(folded)
     made = (*batch, *own_a, *own_b)
     product = contiguous([sizes[one] for one in made])
-    packing = _packing(call, contiguous((n, k)), contiguous((k, m)))
+    packing = _packing(call, factors[0], factors[1], product.numel)
     return extra + packing, made, product
 
 
