@@ -58,6 +58,11 @@ def half_kernels(dtype: str) -> frozenset[HalfKernels]:
     return frozenset(HalfKernels if "avx_ne_convert" in flags else {HalfKernels.PLAIN})
 
 
+def is_plain(dtype: str) -> bool:
+    """Whether the framework's own kernels certainly run for a dtype of half precision."""
+    return dtype in _NEEDS and half_kernels(dtype) == {HalfKernels.PLAIN}
+
+
 @cache
 def _cpu_flags() -> frozenset[str]:
     """The processor's features as Linux tells them; empty elsewhere."""

@@ -8,7 +8,8 @@ and output into layouts of its own, blocks of 16 channels, so that at one time t
 
 primes marking blocked copies; ATen's own kernels unfold every window (``im2col``). The terms were
 read off the allocator's events on an AVX-512 machine with torch 2.13; narrower vectors have
-smaller blocks, for which this is an upper bound, as it is for half precision.
+smaller blocks, for which this is an upper bound, as it is for half precision, where the kernels
+depend on the processor (:mod:`search_space.processor`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from math import prod
 from search_space.graph import ITEM_BYTES, Argument
 from search_space.kernel_call import Call, Operand, Workspace, cpu_threads
 from search_space.layout import Layout, is_channels_last, is_contiguous
+from search_space.processor import HalfKernels, half_kernels, is_plain
 
 _BLOCK = 16
 _SCRATCH = 16 * 1024
@@ -81,10 +83,16 @@ def _forward(call: Call, stride: Argument, dilation: Argument, groups: Argument)
     dilated = any(d != 1 for d in _numbers(dilation, len(kernel), 1))
     strided = any(s != 1 for s in strides)
     copied = _copy(x)
-    if call.dtype == "float32" and not _uses_onednn(source, kernel, strided, dilated, count):
+    own = is_plain(call.dtype) or (
+        call.dtype == "float32" and not _uses_onednn(source, kernel, strided, dilated, count)
+    )
+    if own:
+        # all groups of a volume are unfolded at once
         item = ITEM_BYTES[call.dtype]
         single = prod(kernel) == 1 and not strided and source[2:] == made[2:]
         windows = 0 if single else source[0] * source[1] // count * prod(kernel) * prod(made[2:])
+        if len(kernel) == 3:
+            windows *= count
         if len(kernel) == 3 and not is_contiguous(x.layout):
             copied = x.nbytes
         if is_channels_last(x.layout):
@@ -142,11 +150,17 @@ def _onednn(
     if groups > 1 and not depthwise and (prod(kernel) > 1 or strided):
         # groups that fill no blocks are products of unfolded windows, one group a thread
         windows = cpu_threads() * channels // groups * prod(kernel) * results * item + 256
+        if item < 4:  # and the group's results in float32
+            windows += cpu_threads() * (features // groups * results * 4 + 256)
     if item == 4:
         together = given + results_bytes + weights + bias + gathered - output
         if groups > 1 and len(kernel) == 3:
             together += max(output, call.operands[0].nbytes)  # planes of groups: an upper bound
         return max(together, results_bytes, windows)
+    if HalfKernels.TILES not in half_kernels(call.dtype):
+        gathered += _rows_per_thread(channels, positions, kernel, groups)
+        together = given + 2 * results_bytes + 2 * weights + bias + gathered + _SCRATCH - output
+        return max(together, 2 * output, windows)
     # half precision: results and weights exist in float32 as well; channels too few for the matrix
     # units are computed from unfolded windows
     if min(features, channels) < _BLOCK or len(kernel) == 1:
@@ -159,6 +173,16 @@ def _onednn(
     copies = given + 2 * results_bytes + 6 * weights
     scratch = (copies + windows + gathered) // 4 + 4 * _SCRATCH
     return max(copies + windows + gathered + scratch - output, 2 * output)
+
+
+def _rows_per_thread(
+    channels: int, positions: int, kernel: tuple[int, ...], groups: int
+) -> int:
+    """What each thread copies of one image in half precision, where every position is multiplied by
+    itself: all of its channels."""
+    if prod(kernel) > 1 or groups > 1:
+        return 0
+    return cpu_threads() * -(-channels // 32) * 32 * positions * 2
 
 
 def _transposed(call: Call, stride: Argument, groups: Argument) -> int:
@@ -175,7 +199,8 @@ def _transposed(call: Call, stride: Argument, groups: Argument) -> int:
     count = groups if isinstance(groups, int) else 1
     strided = any(s != 1 for s in _numbers(stride, len(kernel), 1))
     windows = made[1] // count * prod(kernel) * prod(source[2:]) * item
-    if item == 4 and not _uses_onednn(source, kernel, strided, False, count):
+    own = item == 4 and not _uses_onednn(source, kernel, strided, False, count)
+    if own or is_plain(call.dtype):
         return _copy(x) + x.nbytes + source[0] * count * windows + prod(made) // source[0] * item
     blocked = prod(made) // made[1] * count * _blocked(made[1] // count) * item
     given = prod(source) // source[1] * count * _blocked(source[1] // count) * item
@@ -189,9 +214,18 @@ def _transposed(call: Call, stride: Argument, groups: Argument) -> int:
     together = given + 2 * blocked + weights + _SCRATCH - prod(made) * item
     if item < 4:
         together += 2 * _SCRATCH
+        together += _rows_per_thread(source[1], prod(source[2:]), kernel, count)
+    if item < 4 and len(call.operands) > 2:  # the bias is added to results in float32
+        together += 2 * blocked + (given + 4 * blocked) // 12
     if item < 4 and len(kernel) == 1:
         together += source[1] * prod(kernel) * max(source[2], made[2]) * item
     grouped = cpu_threads() * windows + _SCRATCH if count > 1 else 0
+    if count > 1 and item < 4 and HalfKernels.TILES not in half_kernels(call.dtype):
+        # groups one by one, unfolded and summed in float32
+        output = prod(made) * item
+        apart = 2 * windows + 2 * output // count + 2 * _SCRATCH + (2 * output if strided else 0)
+        apart *= cpu_threads()
+        return _copy(x) + (given if strided else 0) + 3 * (output + _SCRATCH) + apart
     return _copy(x) + max(together, 2 * blocked, grouped)
 
 

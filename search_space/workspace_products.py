@@ -1,5 +1,5 @@
 """What matrix products take beside their outputs: copies of arguments that no kernel can read in
-place, and on a CPU, in half precision, what oneDNN packs.
+place, and on a CPU, in half precision, what oneDNN packs, by the processor's kinds of kernels.
 
 Read off the allocator's events with torch 2.13.
 """
@@ -13,7 +13,7 @@ from search_space.dim_rules.matmul import Labels, einsum_labels
 from search_space.graph import ITEM_BYTES
 from search_space.kernel_call import Call, Operand, Workspace, cpu_threads
 from search_space.layout import Layout, contiguous, is_contiguous, reshaped
-from search_space.processor import HalfKernels, half_kernels
+from search_space.processor import HalfKernels, half_kernels, is_plain
 
 _PACKED = 9 * 1024
 """Bytes of small buffers that each thread has in a packed product."""
@@ -33,9 +33,8 @@ _LEAST = 16**3
 def _is_packed(call: Call) -> bool:
     """Whether the call may go to the library; without kernels of its own for the dtype it does not,
     and no more is taken than in float32."""
-    if not call.device.startswith("cpu") or call.dtype not in ("bfloat16", "float16"):
-        return False
-    return half_kernels(call.dtype) != {HalfKernels.PLAIN}
+    half = call.device.startswith("cpu") and call.dtype in ("bfloat16", "float16")
+    return half and not is_plain(call.dtype)
 
 
 def _folded(layout: Layout, batch: Sequence[int]) -> Layout | None:
@@ -86,12 +85,12 @@ def _packing(call: Call, a: Layout, b: Layout, numel: int | None = None) -> int:
     batch = max(prod(b.shape[:-2]), 1)
     single = rows // batch
     bounds = {
-        HalfKernels.TILES: lambda: _in_tiles(rows, single, inner, columns, flipped),
-        HalfKernels.VECTORS: lambda: _in_blocks(single, inner, columns, flipped),
-        HalfKernels.WIDENED: lambda: _widened(single, columns, batch),
-        HalfKernels.PLAIN: lambda: 0,
+        HalfKernels.TILES: _in_tiles(rows, single, inner, columns, flipped),
+        HalfKernels.VECTORS: _in_blocks(single, inner, columns, flipped),
+        HalfKernels.WIDENED: _widened(single, columns, batch),
+        HalfKernels.PLAIN: 0,
     }
-    return max(bounds[kind]() for kind in half_kernels(call.dtype))
+    return max(bounds[kind] for kind in half_kernels(call.dtype))
 
 
 def _in_tiles(rows: int, single: int, inner: int, columns: int, flipped: bool) -> int:

@@ -1,7 +1,7 @@
 """What attention allocates, against the allocator: every form that the kernels tell apart.
 
-Some processors pack half precision for their matrix units and others do not, so that there it must be
-one of the two, to the byte, and never more than is predicted.
+Some processors pack half precision for their matrix units and others do not, so that there it must
+be one of the two, to the byte, and never more than is predicted.
 """
 
 from __future__ import annotations
