@@ -27,8 +27,8 @@ costs more than it saves."""
 _KEY_BLOCK = 512
 _HALF = frozenset({"bfloat16", "float16"})
 _PACKED_FROM = {"bfloat16": 64, "float16": 16}
-"""Rows and keys from which on a kernel may pack. Whether it does depends on the threads too, so that
-what it takes is an upper bound."""
+"""Rows and keys from which on a kernel may pack. Whether it does depends on the threads too, so
+that what it takes is an upper bound."""
 
 
 @dataclass(frozen=True, slots=True)

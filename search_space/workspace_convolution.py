@@ -175,9 +175,7 @@ def _onednn(
     return max(copies + windows + gathered + scratch - output, 2 * output)
 
 
-def _rows_per_thread(
-    channels: int, positions: int, kernel: tuple[int, ...], groups: int
-) -> int:
+def _rows_per_thread(channels: int, positions: int, kernel: tuple[int, ...], groups: int) -> int:
     """What each thread copies of one image in half precision, where every position is multiplied by
     itself: all of its channels."""
     if prod(kernel) > 1 or groups > 1:

@@ -225,9 +225,7 @@ def _pair(
     ):  # fmt: skip
         strides = dict(zip(labels, layout.strides, strict=True))
         order = [one for group in groups for one in group]
-        permuted = Layout(
-            tuple(sizes[one] for one in order), tuple(strides[one] for one in order)
-        )
+        permuted = Layout(tuple(sizes[one] for one in order), tuple(strides[one] for one in order))
         whole = (prod(sizes[one] for one in batch), *shape)
         folded = reshaped(permuted, whole)
         if folded is None or not _is_plain(folded, _is_packed(call)):
