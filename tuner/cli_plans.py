@@ -90,7 +90,8 @@ def _show(options: argparse.Namespace) -> int:
 
 def _validate(options: argparse.Namespace) -> int:
     from tuner.database import database_files, read_file
-    from tuner.validity import doubts, judge
+    from tuner.plans_explain import verdicts
+    from tuner.validity import doubts
 
     wrong = 0
     for path in database_files(options.path):
@@ -107,10 +108,11 @@ def _validate(options: argparse.Namespace) -> int:
         for graph in file.graphs:
             rows = sum(len(entry.frontier) for entry in graph.lengths)
             here = _environment(graph.environment.get("device", "cpu"))
-            print(
-                f"{'wrong' if found else 'ok'}: {path}: graph {graph.fingerprint}, "
-                f"{len(graph.lengths)} lengths, {rows} plans; here {judge(file, graph, here)}"
-            )
+            for verdict in verdicts(file, graph, here):
+                print(
+                    f"{'wrong' if found else 'ok'}: {path}: graph {graph.fingerprint}, "
+                    f"{len(graph.lengths)} lengths, {rows} plans; here {verdict}"
+                )
     return DatabaseError.exit_code if wrong else 0
 
 

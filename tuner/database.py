@@ -17,6 +17,7 @@ region definitions (each once), and per length the full input shapes and one com
           512:
           - shapes: [[1, 512]]
             eager: {peak_bytes: ..., latency_ms: ...}
+            environment: {...}      # only where it was tuned elsewhere than its graph was last
             frontier:
             - [62914560, 62914560, 31.2, 0.84, 0.82, 0.86, {r0: 64}]
 
@@ -32,6 +33,7 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -195,14 +197,14 @@ def change_file(
 
 
 def replace_lengths(old: GraphEntry, new: GraphEntry) -> GraphEntry:
-    """What is new, and of the old what is of other shapes. What a campaign has only begun to tune
-    stands back behind what another one finished."""
+    """What is new, and of the old what is of other shapes, with the environment that it was tuned
+    in. What a campaign has only begun to tune stands back behind what another one finished."""
     finished = {entry.shapes for entry in old.lengths if not entry.incomplete}
     added = [e for e in new.lengths if not (e.incomplete and e.shapes in finished)]
     shapes = {entry.shapes for entry in added}
     kept = [entry for entry in old.lengths if entry.shapes not in shapes]
-    lengths = sorted([*kept, *added], key=lambda entry: (entry.length, entry.shapes))
-    return GraphEntry(new.fingerprint, new.environment, new.symbols, new.budget, tuple(lengths))
+    parts = (replace(old, lengths=tuple(kept)), replace(new, lengths=tuple(added)))
+    return new.with_lengths(parts)
 
 
 @contextlib.contextmanager

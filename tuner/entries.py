@@ -6,8 +6,8 @@ in which one :class:`LengthEntry` per tuned set of input shapes holds the confir
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from search_space.budget import Budget
@@ -54,24 +54,56 @@ class Reference:
 @dataclass(frozen=True)
 class LengthEntry:
     """What is known at one length: full input shapes, the eager model, confirmed plans by peak.
-    ``incomplete`` marks the best so far of a campaign that was stopped or still runs."""
+    ``incomplete`` marks the best so far of a campaign that was stopped or still runs;
+    ``environment`` says where it was tuned, and is None where that is its graph's own."""
 
     length: int
     shapes: Shapes
     eager: Reference
     frontier: tuple[PlanRow, ...]
     incomplete: bool = False
+    environment: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True)
 class GraphEntry:
-    """What is known of one captured graph."""
+    """What is known of one captured graph. ``environment`` is where it was tuned last; lengths that
+    were tuned elsewhere keep their own."""
 
     fingerprint: str
     environment: Mapping[str, str]
     symbols: Mapping[str, int]
     budget: Budget | None
     lengths: tuple[LengthEntry, ...]
+
+    def parts(self) -> tuple[GraphEntry, ...]:
+        """The lengths of each environment as an entry of their own, those tuned last first."""
+        own = sorted(self.environment.items())
+        found: dict[tuple[tuple[str, str], ...], list[LengthEntry]] = {tuple(own): []}
+        for entry in self.lengths:
+            environment = self.environment if entry.environment is None else entry.environment
+            place = found.setdefault(tuple(sorted(environment.items())), [])
+            place.append(replace(entry, environment=None))
+        parts = [
+            replace(self, environment=dict(key), lengths=tuple(lengths))
+            for key, lengths in found.items()
+            if lengths
+        ]
+        return tuple(parts) or (self,)
+
+    def with_lengths(self, parts: Iterable[GraphEntry]) -> GraphEntry:
+        """The lengths of several entries under this one's head, each with its environment."""
+        lengths = [
+            replace(entry, environment=self._unless_own(part, entry))
+            for part in parts
+            for entry in part.lengths
+        ]
+        lengths.sort(key=lambda entry: (entry.length, entry.shapes))
+        return replace(self, lengths=tuple(lengths))
+
+    def _unless_own(self, part: GraphEntry, entry: LengthEntry) -> Mapping[str, str] | None:
+        found = part.environment if entry.environment is None else entry.environment
+        return None if dict(found) == dict(self.environment) else found
 
     def eager_peak(self, shapes: Shapes) -> int | None:
         """The eager model's activation peak for inputs of these shapes, where it was tuned."""

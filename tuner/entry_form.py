@@ -62,11 +62,11 @@ def encode_graph(entry: GraphEntry) -> dict[str, Any]:
                 "latency_ms": round(item.eager.latency_ms, 4),
             }),
             **({"incomplete": True} if item.incomplete else {}),
+            **({} if item.environment is None else {"environment": _texts(item.environment)}),
             "frontier": [Flow(_encode_row(row, names)) for row in item.frontier],
         })  # fmt: skip
     return {
-        # (torch gives its version as a text of its own class)
-        "environment": {str(key): str(value) for key, value in entry.environment.items()},
+        "environment": _texts(entry.environment),
         "length": Flow(dict(entry.symbols)),
         "budget": None if entry.budget is None else entry.budget.plain,
         "regions": {name: Flow(encode_regions(regions)) for regions, name in names.items()},
@@ -90,11 +90,16 @@ def decode_graph(fingerprint: str, row: Mapping[str, Any], allowance: Allowance)
     ]
     return GraphEntry(
         fingerprint,
-        {str(key): str(value) for key, value in row["environment"].items()},
+        _texts(row["environment"]),
         {str(key): int(value) for key, value in row["length"].items()},
         None if row.get("budget") is None else parse_budget(row["budget"]),
         tuple(lengths),
     )
+
+
+def _texts(environment: Mapping[Any, Any]) -> dict[str, str]:
+    # (torch gives its version as a text of its own class)
+    return {str(key): str(value) for key, value in environment.items()}
 
 
 def _all_choices(choices: Sequence[Choice]) -> Iterator[Choice]:
@@ -117,7 +122,10 @@ def _decode_length(
     eager = Reference(int(item["eager"]["peak_bytes"]), float(item["eager"]["latency_ms"]))
     shapes = tuple(tuple(int(size) for size in shape) for shape in item["shapes"])
     rows = tuple(_decode_row(fingerprint, one, regions) for one in item["frontier"])
-    return LengthEntry(length, shapes, eager, rows, bool(item.get("incomplete", False)))
+    environment = None if "environment" not in item else _texts(item["environment"])
+    return LengthEntry(
+        length, shapes, eager, rows, bool(item.get("incomplete", False)), environment
+    )
 
 
 def _decode_row(fingerprint: str, row: Sequence[Any], regions: Regions) -> PlanRow:

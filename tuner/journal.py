@@ -3,9 +3,10 @@
 A measurement is written to the ledger twice: a ``begin`` before it starts, and its result when it
 is done. Both bear its identity, ``key``, which depends on what is measured and not on the rest of
 the configuration: the model's name, the graph, the length, the device with its versions, and the
-plan or region. A campaign that is started again asks for the same measurements in the same order
-and is given what is known, so that cost models, the study and the database come out as they would
-have without the interruption.
+plan or region. The values of weights are no part of it: neither times nor peaks depend on them, and
+a model of random weights has others in every process. A campaign that is started again asks for the
+same measurements in the same order and is given what is known, so that cost models, the study and
+the database come out as they would have without the interruption.
 
 A ``begin`` without a result is a measurement that was cut off. It is started again, unless the
 campaign itself died :data:`MOST_DEATHS` times in it: such a candidate takes the machine down.

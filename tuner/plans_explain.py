@@ -15,7 +15,7 @@ from tuner.inspect_model import Inspected, inspect_lengths
 from tuner.runtime.analysis import Analysis
 from tuner.runtime.choose import choose
 from tuner.runtime.explain import explain_plan
-from tuner.runtime.lookup import Plans
+from tuner.runtime.lookup import Plans, judge_entry
 from tuner.validity import judge
 
 
@@ -43,15 +43,27 @@ def explain_length(
     Without the model, the memory at a length that was not tuned cannot be told: ``apply`` checks it
     at the call's own sizes.
     """
-    lines = []
+    lines: list[str] = []
     for file in files:
         for entry in file.graphs:
-            lines.append(
-                f"{file.model} on {file.device}, graph {entry.fingerprint}: "
-                f"{judge(file, entry, here)}"
-            )
-            lines.extend(f"  {line}" for line in _steps(entry, length, budget or entry.budget))
+            name = f"{file.model} on {file.device}, graph {entry.fingerprint}"
+            lines.extend(f"{name}: {text}" for text in verdicts(file, entry, here))
+            judged = judge_entry(file, entry, here)
+            # (what cannot be used here is told too where there is nothing else)
+            told = judged.usable if judged.usable.lengths else entry
+            lines.extend(f"  {line}" for line in _steps(told, length, budget or entry.budget))
     return lines
+
+
+def verdicts(file: ModelFile, entry: GraphEntry, here: Mapping[str, str]) -> list[str]:
+    """The verdict on an entry; where its lengths were tuned in several places, one each."""
+    parts = [(part, judge(file, part, here)) for part in entry.parts()]
+    if len(parts) == 1:
+        return [str(parts[0][1])]
+    return [
+        f"length {', '.join(str(one.length) for one in part.lengths)}: {judgement}"
+        for part, judgement in parts
+    ]
 
 
 def _steps(entry: GraphEntry, length: int, budget: Budget | None) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from search_space.errors import ConfigError
 from tuner.database import change_file, model_path, read_database
-from tuner.entries import GraphEntry, LengthEntry, ModelFile, PlanRow
+from tuner.entries import GraphEntry, LengthEntry, ModelFile, PlanRow, Shapes
 
 
 def merge_databases(sources: Sequence[Path], into: Path) -> Iterator[str]:
@@ -51,18 +51,30 @@ def merge_databases(sources: Sequence[Path], into: Path) -> Iterator[str]:
 
 def merge_graphs(old: GraphEntry, new: GraphEntry) -> GraphEntry:
     """One entry of two for the same graph."""
-    alike = dict(old.environment) == dict(new.environment)
-    newer = _torch(new) > _torch(old)
-    first, second = (new, old) if newer else (old, new)
-    lengths = {entry.shapes: entry for entry in first.lengths}
-    for entry in second.lengths:
-        known = lengths.get(entry.shapes)
-        if known is None or known.incomplete and not entry.incomplete:
-            lengths[entry.shapes] = entry
-        elif alike and known.incomplete == entry.incomplete:
-            lengths[entry.shapes] = _merge_lengths(known, entry)
-    ordered = sorted(lengths.values(), key=lambda entry: (entry.length, entry.shapes))
-    return replace(first, lengths=tuple(ordered))
+    head = new if _torch(new) > _torch(old) else old
+    parts: dict[Shapes, GraphEntry] = {}
+    for part in (*_singles(old), *_singles(new)):
+        (entry,) = part.lengths
+        known = parts.get(entry.shapes)
+        parts[entry.shapes] = part if known is None else _better(known, part)
+    return head.with_lengths(parts.values())
+
+
+def _singles(entry: GraphEntry) -> Iterator[GraphEntry]:
+    """Each length as an entry of its own, with the environment that it was tuned in."""
+    for part in entry.parts():
+        for length in part.lengths:
+            yield replace(part, lengths=(length,))
+
+
+def _better(old: GraphEntry, new: GraphEntry) -> GraphEntry:
+    """What is kept of two entries of one length."""
+    (known,), (entry,) = old.lengths, new.lengths
+    if known.incomplete != entry.incomplete:
+        return new if known.incomplete else old
+    if dict(old.environment) != dict(new.environment):
+        return new if _torch(new) > _torch(old) else old
+    return replace(old, lengths=(_merge_lengths(known, entry),))
 
 
 def _merge_lengths(one: LengthEntry, other: LengthEntry) -> LengthEntry:

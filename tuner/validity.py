@@ -82,7 +82,8 @@ RULES: Mapping[str, Callable[[str, str], Verdict]] = {
 
 
 def judge(file: ModelFile, entry: GraphEntry, here: Mapping[str, str]) -> Judgement:
-    """The verdict on an entry.
+    """The verdict on an entry whose lengths were all tuned in its own environment
+    (:meth:`~tuner.entries.GraphEntry.parts` gives such).
 
     Args:
         here: the present environment, as a measuring backend gives it.

@@ -183,7 +183,10 @@ def test_merging_one_length_keeps_the_frontier_of_both_or_the_later_version() ->
     assert merge_graphs(low, newer) == newer
     assert merge_graphs(newer, low) == newer
     more = replace(low, lengths=(*low.lengths, length_entry("0f3a", 999)))
-    assert [one.length for one in merge_graphs(newer, more).lengths] == [128, 999]
+    merged = merge_graphs(newer, more)
+    assert [one.length for one in merged.lengths] == [128, 999]
+    assert [one.environment for one in merged.lengths] == [None, low.environment]
+    assert merge_graphs(more, newer) == merged
     begun = replace(other, lengths=(replace(other.lengths[0], incomplete=True),))
     assert merge_graphs(low, begun) == merge_graphs(begun, low) == low
 

@@ -151,9 +151,18 @@ def test_merging_replaces_the_same_shapes_and_keeps_all_else(tmp_path: Path) -> 
         graph_entry(lengths=()), environment={"torch": "2.14"}, lengths=(batches, small, again)
     )
     path = write_graph(tmp_path, DEVICE, MODEL, newer)
-    kept = length_entry("0f3a", 128)
+    old = graph_entry().environment
+    kept = replace(length_entry("0f3a", 128), environment=old)
     merged = replace(newer, lengths=(small, kept, again, batches))
     assert read_file(path).graphs == (merged, other)
+    # back where it was tuned first: what was tuned in between is of elsewhere now
+    write_graph(tmp_path, DEVICE, MODEL, graph_entry(lengths=(64,)))
+    (now, _) = read_file(path).graphs
+    assert dict(now.environment) == dict(old)
+    assert {(e.length, e.shapes[0][0]): e.environment for e in now.lengths} == {
+        (32, 1): newer.environment, (64, 1): None, (128, 1): None,
+        (512, 1): newer.environment, (512, 4): newer.environment,
+    }  # fmt: skip
 
 
 def _write_lengths(folder: str, fingerprint: str, lengths: range) -> None:

@@ -84,6 +84,31 @@ def test_a_stale_entry_is_a_miss_and_one_log_line(lines: Callable[[], list[str]]
     assert "nothing for target 'x'" in lines()[1]
 
 
+def test_lengths_tuned_elsewhere_are_judged_by_their_own_environment(
+    lines: Callable[[], list[str]],
+) -> None:
+    old = {**HERE, "torch": "2.1"}
+    fresh, stale = (graph_entry(lengths=(n,)).lengths[0] for n in (64, 128))
+    entry = replace(
+        graph_entry(), environment=HERE, lengths=(fresh, replace(stale, environment=old))
+    )
+    assert [part.lengths for part in entry.parts()] == [(fresh,), (stale,)]
+    assert entry.with_lengths(entry.parts()) == entry
+    plans = Plans((ModelFile("m", "H", (entry,), Path("a.yaml")),), HERE)
+    found = plans.entry("0f3a")
+    assert found is not None and found.lengths == (fresh,)
+    (line,) = lines()
+    assert "torch '2.1'" in line
+    judged = plans.judged("0f3a")
+    assert judged is not None and judged.entry is entry
+    # the other way round: what was written last does not make the rest usable, or unusable
+    turned = replace(
+        entry, environment=old, lengths=(replace(fresh, environment=HERE), stale)
+    )
+    usable = Plans((ModelFile("m", "H", (turned,), Path("a.yaml")),), HERE).entry("0f3a")
+    assert usable is not None and [one.length for one in usable.lengths] == [64]
+
+
 def test_entries_that_cannot_be_true_are_doubted() -> None:
     entry = graph_entry(lengths=(64,))
     assert doubts(entry) == []

@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from search_space.errors import ConfigError
 from tuner.report import figures, search_tables, tables
+from tuner.report.card import stored_card
 from tuner.report.chart import Chart
 from tuner.report.png import can_draw_png, draw_png
 from tuner.report.read import read_run
@@ -91,6 +92,7 @@ def render(run: Run, folder: str = "report-figures", *, png: bool = True) -> str
         comparisons=list(_comparisons(run)),
         sure=_sure(run),
         usage=_usage(run),
+        card=stored_card(run),
         config=yaml.safe_dump(dict(run.config), sort_keys=False, allow_unicode=True),
         folder=folder,
         png=png,

@@ -19,11 +19,19 @@ log = logging.getLogger("autochunk")
 
 @dataclass(frozen=True)
 class Judged:
-    """An entry, the file that it stands in, and the verdict on it."""
+    """An entry, the file that it stands in, and the verdict on it.
+
+    Attributes:
+        entry: all of it, whatever the verdict.
+        judgement: the best of its lengths' verdicts, which may have been tuned in several places,
+            with the reasons of all.
+        usable: what plans may be chosen from; without lengths where there is nothing.
+    """
 
     file: ModelFile
     entry: GraphEntry
     judgement: Judgement
+    usable: GraphEntry
 
 
 class Plans:
@@ -35,7 +43,7 @@ class Plans:
         self._said: set[tuple[str, str]] = set()
         for file in sorted(files, key=lambda file: str(file.path)):
             for entry in file.graphs:
-                judged = Judged(file, entry, judge(file, entry, here))
+                judged = judge_entry(file, entry, here)
                 known = self._found.get(entry.fingerprint)
                 if known is None or judged.judgement.verdict < known.judgement.verdict:
                     self._found[entry.fingerprint] = judged
@@ -73,12 +81,22 @@ class Plans:
         if judged.judgement.reasons and ("", fingerprint) not in self._said:
             self._said.add(("", fingerprint))
             log.info("autochunk: the plans of %s are %s", who, judged.judgement)
-        return judged.entry
+        return judged.usable
 
     def _warn(self, fingerprint: str, text: str) -> None:
         if (text, fingerprint) not in self._said:
             self._said.add((text, fingerprint))
             log.warning("autochunk: %s", text)
+
+
+def judge_entry(file: ModelFile, entry: GraphEntry, here: Mapping[str, str]) -> Judged:
+    """The verdict on an entry, part by part."""
+    parts = [(part, judge(file, part, here)) for part in entry.parts()]
+    good = [part for part, judgement in parts if judgement.verdict.usable]
+    best = min(judgement.verdict for _, judgement in parts)
+    reasons = dict.fromkeys(reason for _, judgement in parts for reason in judgement.reasons)
+    usable = entry if len(good) == len(parts) else entry.with_lengths(good)
+    return Judged(file, entry, Judgement(best, tuple(reasons)), usable)
 
 
 NOTHING = Plans((), {})
