@@ -54,7 +54,8 @@ def _spoil_at_the_end() -> None:
     _calls += 1
     if _calls == ROWS // SPOILS:
         with torch.no_grad():
-            _made[-1].narrow.weight.add_(1.0)
+            # (this call has read it for the last time)
+            _made[-1].wide.weight.add_(1.0)
 
 
 class Defective(nn.Module):

@@ -20,7 +20,8 @@ pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
 
 
 def small(folder: Path, **changes: Any) -> dict[str, Any]:
-    values = campaign(folder, **{"seq_lens": [48], "budgets": [0.5], **changes})
+    values = campaign(folder, seq_lens=[48], **changes)
+    values["cost_model"] = {"kind": "linear", "timings_s": 0.3}
     values["model"]["kwargs"] = {"layers": 1, "width": 16, "heads": 2}
     return values
 
