@@ -148,7 +148,9 @@ class _Index:
             self._begun.discard(key)
         if "made" in record:
             self.kept.add(record["made"])
-        taken = Spent(0.0, record.get("took_s", 0.0), record.get("stage") == "check")
+        # (a beginning says its stage too)
+        run = key is not None and record.get("stage") == "check"
+        taken = Spent(0.0, record.get("took_s", 0.0), run)
         self._spent = self._spent.plus(taken)
 
     def end_session(self) -> None:

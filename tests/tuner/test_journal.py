@@ -23,7 +23,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def measured(journal: Journal, key: str, **row: Any) -> None:
-    journal.begin([key], {"what": "check"})
+    journal.begin([key], {"what": "check", "stage": "check"})
     journal.commit([("check", {"key": key, "status": "ok", **row})])
 
 
