@@ -126,7 +126,8 @@ def capture(
     places = tuple(i for i, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor))
     if not places:
         raise CaptureError("the example inputs hold no tensor; pass the model's real inputs")
-    tensors = tuple(leaves[i] for i in places)
+    # a tensor that is given twice, or that is one of the model's weights, would be traced as one
+    tensors = tuple(leaves[i].detach() for i in places)
     flat = _Flat(model, leaves, places, in_spec)
     program = _export(flat, tensors)
     rows, outputs, symbols, guards = _convert(program, tensors)

@@ -10,7 +10,9 @@ import contextlib
 import functools
 import gc
 import sys
+import types
 from collections.abc import Iterator
+from typing import TypeGuard
 
 _NOT_OF_MODELS = sys.stdlib_module_names | {"torch", "sympy", "mpmath", "numpy"}
 
@@ -28,9 +30,27 @@ def caches_forgotten() -> Iterator[None]:
 
 
 def _caches() -> list[functools._lru_cache_wrapper[object]]:
+    found = {id(one): one for one in gc.get_objects() if _is_cache(one)}
+    if gc.get_freeze_count():  # what is frozen is not listed: ask the modules
+        found.update((id(one), one) for one in _held_by_modules() if _is_cache(one))
     return [
-        found
-        for found in gc.get_objects()
-        if type(found) is functools._lru_cache_wrapper  # (isinstance would wake lazy objects)
-        and str(getattr(found, "__module__", "")).partition(".")[0] not in _NOT_OF_MODELS
+        one
+        for one in found.values()
+        if str(getattr(one, "__module__", "")).partition(".")[0] not in _NOT_OF_MODELS
     ]
+
+
+def _is_cache(value: object) -> TypeGuard[functools._lru_cache_wrapper[object]]:
+    return type(value) is functools._lru_cache_wrapper  # (isinstance would wake lazy objects)
+
+
+def _held_by_modules() -> Iterator[object]:
+    """What modules and their classes hold under a name, without waking what is loaded lazily."""
+    for name, module in list(sys.modules.items()):
+        if name.partition(".")[0] in _NOT_OF_MODELS or not isinstance(module, types.ModuleType):
+            continue
+        for value in list(vars(module).values()):
+            yield value
+            if issubclass(type(value), type):
+                for inner in list(vars(value).values()):
+                    yield inner.__func__ if type(inner) in (classmethod, staticmethod) else inner

@@ -6,8 +6,8 @@ region's copy ``shift`` places further on is *the same* when, node by node over 
 from its first node to its last,
 
 1. op, constants and tensors agree, and so do the tensors that the node takes;
-2. arguments from inside the stretch have moved with it; those from outside may be others, but what
-   was one tensor is one tensor again (weights stand for themselves);
+2. arguments from inside the stretch have moved with it; those from outside may be others, weights
+   too, but what was one tensor is one tensor again, and what were two are two;
 3. the same of the region's nodes are used outside of it, by the same kinds of ops.
 
 Recomputed nodes may stay, as a mask that all layers share does, or move along, as a norm does.
@@ -16,7 +16,7 @@ Recomputed nodes may stay, as a mask that all layers share does, or move along, 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import accumulate
 
 import numpy as np
@@ -48,7 +48,9 @@ class Repeats:
         self._sources = np.array([ref for refs in sources for ref in refs], np.int64)
         self._ends = np.array([0, *accumulate(len(refs) for refs in sources)], np.int64)
         self._differ: dict[int, Indices] = {}
-        self._rereads: dict[Region, tuple[Indices, Indices, NDArray[np.bool_]]] = {}
+        self._refs = np.array([ref for node in graph.nodes for _, ref in node.refs], np.int64)
+        counts = (len(node.refs) for node in graph.nodes)
+        self._starts = np.array([0, *accumulate(counts)], np.int64)
 
     def occurrences(self, loop: Loop, anchors: Sequence[int]) -> tuple[Region, list[int]]:
         """Where the loop's region occurs among these anchors, ascending ones beyond its own.
@@ -59,50 +61,53 @@ class Repeats:
         """
         region = loop.region
         found: list[int] = []
-        for anchor in anchors:
-            if found and self._steps(region, found[-1], anchor):
-                found.append(anchor)
-                continue
-            copy = self._compare(loop, anchor - loop.region.anchor)
+        wired = np.zeros(0, np.bool_)
+        for place, anchor in enumerate(anchors):
+            if found:
+                if not len(wired):
+                    wired = self._wired(region, np.array(anchors, np.int64))
+                if not wired[place]:
+                    continue
+                if self._steps(region, found[-1], anchor):
+                    found.append(anchor)
+                    continue
+            copy = self._compare(loop, anchor - region.anchor)
             if copy is not None and (not found or copy.shared == region.shared):
                 region = replace(region, shared=copy.shared)
                 found.append(anchor)
         return region, found
 
     def _steps(self, region: Region, before: int, anchor: int) -> bool:
-        """Whether the copy that ends at ``before`` occurs again at ``anchor``: every node between
-        looks alike and all arguments moved or stayed as the region's did. Quick, since all regions
-        share the comparison."""
-        shift = anchor - before
+        """Whether the stretch of the copy that ends at ``before`` occurs again at ``anchor``: every
+        node between looks alike and is read by the like. Quick, since all regions share the
+        comparison; which arguments are one tensor is for :meth:`_wired` to tell."""
         moved = before - region.anchor
         first = next(node for node in region.nodes if node not in region.shared)
-        if shift <= 0 or not self._alike(first + moved, before, shift):
-            return False
-        if not region.recomputed:
-            return True
-        readers, places, stays = self._again(region)
-        own = self._sources[self._ends[readers + moved] + places]
-        copy = self._sources[self._ends[readers + moved + shift] + places]
-        return np.array_equal(copy - own, np.where(stays, 0, shift))
+        return self._alike(first + moved, before, anchor - before)
 
-    def _again(self, region: Region) -> tuple[Indices, Indices, NDArray[np.bool_]]:
-        """The arguments that a region computes again: reader, place among its arguments, and
-        whether the node stays. Readers that stay themselves are left out."""
-        if region not in self._rereads:
-            rows = [
-                (node, place, ref in region.shared)
-                for node in region.nodes
-                if node not in region.shared
-                for place, ref in enumerate(self._refs(node))
-                if ref in region.recomputed
-            ]
-            readers, places, stays = zip(*rows, strict=True)
-            self._rereads[region] = np.array(readers), np.array(places), np.array(stays)
-        return self._rereads[region]
+    def _wired(self, region: Region, anchors: Indices) -> NDArray[np.bool_]:
+        """At which anchors the nodes' arguments have the region's own pattern, all anchors at once.
 
-    def _refs(self, node: int) -> list[int]:
-        found: list[int] = self._sources[self._ends[node] : self._ends[node + 1]].tolist()
-        return found
+        Arguments from inside have moved along, or stayed where the region shares them. Those from
+        outside, weights too, are one tensor where they were one, others where they were others,
+        and none is the copy's own. Where the nodes do not look alike the answer means nothing.
+        """
+        slots = _Slots.of(self._graph, region)
+        moves = (anchors - region.anchor)[:, None]
+        readers = np.minimum(slots.readers + moves * slots.moving, len(self._graph.nodes) - 1)
+        refs = self._refs.take(self._starts[readers] + slots.places, mode="clip")
+        alike: NDArray[np.bool_] = np.all(
+            refs[:, slots.inner] == slots.refs[slots.inner] + moves * slots.along, axis=1
+        )
+        outer = refs[:, slots.outer]
+        alike &= np.all(outer == outer[:, slots.same], axis=1)
+        distinct = np.sort(outer[:, slots.heads], axis=1)
+        alike &= np.all(distinct[:, 1:] != distinct[:, :-1], axis=1)
+        own = np.zeros(len(self._graph.nodes), np.bool_)
+        own[[node for node in region.nodes if node not in region.shared]] = True
+        origin = distinct - moves
+        alike &= ~np.any(own[np.maximum(origin, 0)] & (origin >= 0), axis=1)
+        return alike & ~np.isin(distinct, region.shared).any(axis=1)
 
     def _alike(self, first: int, last: int, shift: int) -> bool:
         if last + shift >= len(self._forms):
@@ -194,6 +199,57 @@ class Repeats:
             {self._forms[user] for user in graph.users[node]}
             == {self._forms[user] for user in graph.users[node + shift]}
             for node in outputs
+        )
+
+
+@dataclass(frozen=True)
+class _Slots:
+    """The arguments of a region's nodes.
+
+    Attributes:
+        readers, places, refs: of each argument: who reads it, where among its arguments, and what.
+        moving: 1 where the reader moves along with a copy, 0 where it is shared.
+        inner: which of them are the region's own nodes...
+        along: ...and of those, 1 for what moves along, 0 for what is shared.
+        outer: which of them are not.
+        same: of the outer ones, the first that is the same tensor, by place in ``outer``.
+        heads: the places in ``outer`` of such first ones.
+    """
+
+    readers: Indices
+    places: Indices
+    refs: Indices
+    moving: Indices
+    inner: Indices
+    along: Indices
+    outer: Indices
+    same: Indices
+    heads: Indices
+
+    @classmethod
+    def of(cls, graph: SizedGraph, region: Region) -> _Slots:
+        nodes, shared = set(region.nodes), set(region.shared)
+        rows = [
+            (node, place, ref, node not in shared)
+            for node in region.nodes
+            for place, (_, ref) in enumerate(graph.nodes[node].refs)
+        ]
+        inner = [number for number, row in enumerate(rows) if row[2] in nodes]
+        outer = [number for number, row in enumerate(rows) if row[2] not in nodes]
+        first: dict[int, int] = {}
+        for place, number in enumerate(outer):
+            first.setdefault(rows[number][2], place)
+        columns = np.array(rows, np.int64).reshape(-1, 4).T
+        return cls(
+            readers=columns[0],
+            places=columns[1],
+            refs=columns[2],
+            moving=columns[3],
+            inner=np.array(inner, np.int64),
+            along=np.array([rows[number][2] not in shared for number in inner], np.int64),
+            outer=np.array(outer, np.int64),
+            same=np.array([first[rows[number][2]] for number in outer], np.int64),
+            heads=np.array(list(first.values()), np.int64),
         )
 
 

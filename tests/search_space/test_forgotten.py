@@ -53,7 +53,6 @@ TRACES: dict[str, Callable[[torch.nn.Module, torch.Tensor], object]] = {
 }
 
 
-@pytest.mark.xfail(strict=False, reason="a known fault, to be mended")
 @pytest.mark.parametrize("frozen", [False, True], ids=["", "objects frozen"])
 @pytest.mark.parametrize("name", TRACES)
 def test_a_call_after_tracing_gives_real_numbers(
