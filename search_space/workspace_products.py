@@ -63,8 +63,20 @@ def _is_plain(folded: Layout, packed: bool) -> bool:
 def _matrix_copy(operand: Operand, batch: Sequence[int], packed: bool = False) -> int:
     """Bytes that batched matrix multiplication copies of one argument of rank at least 2."""
     folded = _folded(operand.layout, batch)
-    plain = folded is not None and _is_plain(folded, packed)
-    return 0 if plain else prod(batch) * prod(operand.layout.shape[-2:]) * ITEM_BYTES[operand.dtype]
+    shape = (prod(batch), *operand.layout.shape[-2:])
+    return _folded_copy(folded, shape, packed) * ITEM_BYTES[operand.dtype]
+
+
+def _folded_copy(folded: Layout | None, shape: Sequence[int], packed: bool) -> int:
+    """Elements that a batched product copies of one argument.
+
+    What cannot be folded is copied whole before the product, and so is what the library cannot
+    read; otherwise matrices that lie neither by rows nor by columns are multiplied one by one, and
+    copied one by one (``bmm_out_or_baddbmm_``).
+    """
+    if folded is not None and _is_plain(folded, packed):
+        return 0
+    return prod(shape) if folded is None or packed else prod(shape[-2:])
 
 
 def _packing(call: Call, a: Layout, b: Layout, numel: int | None = None) -> int:
@@ -228,8 +240,9 @@ def _pair(
         permuted = Layout(tuple(sizes[one] for one in order), tuple(strides[one] for one in order))
         whole = (prod(sizes[one] for one in batch), *shape)
         folded = reshaped(permuted, whole)
-        if folded is None or not _is_plain(folded, _is_packed(call)):
-            extra += permuted.numel * item
+        copied = _folded_copy(folded, whole, _is_packed(call))
+        extra += copied * item
+        if folded is None or copied:
             folded = contiguous(whole)
         elif _is_packed(call) and not batch and folded.strides[-1] != 1:
             extra += shape[0] * shape[1] * item
