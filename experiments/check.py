@@ -104,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--strict", action="store_true",
-        help=f"exit code 1 also where a peak is off by more than {MEMORY_ERROR:.0%}",
+        help=f"exit code 1 also where a peak is off by more than {MEMORY_ERROR * 100:.0f} %%",
     )  # fmt: skip
     parser.add_argument("--rows", type=int, default=40, help="of the table; worst first")
     parser.add_argument("--seed", type=int, default=0, help="of the combinations")
