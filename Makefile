@@ -17,13 +17,18 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable ".[models,report,dev]"
 	touch $(STAMP)
 
+# Ray is large, and not built for every Python: where it cannot be had, its tests are skipped
+$(VENV)/.cluster: $(STAMP)
+	-$(BIN)/python -m pip install --quiet --editable ".[cluster]"
+	touch $@
+
 demo: install
 	$(BIN)/python -m experiments.demo
 
 test: lint types unit
 
 # kills campaigns, measuring processes and writers at random instants; some minutes
-test-faults: install
+test-faults: $(VENV)/.cluster
 	$(BIN)/python -m pytest -m faults tests/faults tests/tuner/test_engine_ray.py
 
 lint: install
