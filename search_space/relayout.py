@@ -1,15 +1,16 @@
 """How a loop lays out what it gives out.
 
 As captured, mostly, so that views of it taken outside stay valid. One case is better otherwise: a
-permuted view that only matrix products read, which cannot take it as it lies and would each copy it
-whole (in a loop: in every pass). A loop that gives out such a view writes it row-major instead. The
-products' own outputs do not depend on how their arguments lie, so that nobody else can tell.
+permuted view that only matrix products read, which cannot take it as it lies and would each copy it,
+whole or matrix by matrix (in a loop: in every pass). A loop that gives out such a view writes it
+row-major instead. The products' own outputs do not depend on how their arguments lie, so that nobody
+else can tell.
 """
 
 from __future__ import annotations
 
 from search_space.graph import ALIAS, SizedGraph
-from search_space.layout import Layout, contiguous, is_dense
+from search_space.layout import Layout, contiguous, dense_like, is_dense
 from search_space.workspace import Call, Operand, workspace_bytes
 
 _PRODUCTS = frozenset({"aten.matmul", "aten.bmm", "aten.mm"})
@@ -18,10 +19,11 @@ _PRODUCTS = frozenset({"aten.matmul", "aten.bmm", "aten.mm"})
 def output_layout(graph: SizedGraph, node: int) -> Layout:
     """The layout of a node's tensor where a loop gives it out."""
     tensor = graph.nodes[node].output
-    layout = Layout(tensor.shape, tensor.strides)
-    if not is_dense(layout) or is_relaid(graph, node):
+    if is_relaid(graph, node):
         return contiguous(tensor.shape)
-    return layout
+    layout = Layout(tensor.shape, tensor.strides)
+    # elementwise ops keep the order of dimensions, and views of what they give rely on it
+    return layout if is_dense(layout) else dense_like(tensor.shape, tensor.strides)
 
 
 def is_relaid(graph: SizedGraph, node: int) -> bool:

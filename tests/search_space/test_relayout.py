@@ -164,7 +164,6 @@ def test_products_give_the_same_strides_however_their_arguments_lie(
             assert subject.differs([Choice((loop.region,), size)]) == ""
 
 
-@pytest.mark.xfail(strict=False, reason="a known fault, to be mended")
 @pytest.mark.parametrize("cut", [
     lambda h: h.transpose(0, 1)[:5], lambda h: h[:, :5].transpose(0, 1),
 ], ids=["transposed and cut", "cut and transposed"])  # fmt: skip

@@ -548,7 +548,6 @@ def test_parts_keep_what_they_are_parts_of(split: Callable[..., Any]) -> None:
     held(forward, t(12, 6))
 
 
-@pytest.mark.xfail(strict=False, reason="a known fault, to be mended")
 def test_a_conjugated_donor_is_still_usable() -> None:
     def forward(x: torch.Tensor) -> torch.Tensor:
         turned = torch.view_as_complex((x.sin() + 0).view(*x.shape[:-1], -1, 2)).conj()
