@@ -1,10 +1,10 @@
 """How a loop lays out what it gives out.
 
 As captured, mostly, so that views of it taken outside stay valid. One case is better otherwise: a
-permuted view that only matrix products read, which cannot take it as it lies and would each copy it,
-whole or matrix by matrix (in a loop: in every pass). A loop that gives out such a view writes it
-row-major instead. The products' own outputs do not depend on how their arguments lie, so that nobody
-else can tell.
+permuted view that only matrix products read, which cannot take it as it lies and would each copy
+it, whole or matrix by matrix (in a loop: in every pass). A loop that gives out such a view writes
+it row-major instead. The products' own outputs do not depend on how their arguments lie, so that
+nobody else can tell.
 """
 
 from __future__ import annotations
