@@ -210,7 +210,7 @@ def state(process: int) -> str:
 
 
 @pytest.mark.faults
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(2400)
 def test_nothing_is_lost_or_doubled_however_campaigns_are_killed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -28,7 +28,9 @@ def until(process: int, there: Callable[[], bool]) -> None:
 
 @pytest.mark.faults
 @pytest.mark.timeout(1200)
-def test_a_signal_stops_a_campaign_soon_and_keeps_the_best_so_far(tmp_path: Path) -> None:
+def test_a_signal_stops_a_campaign_soon_and_keeps_the_best_so_far(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = small_campaign(tmp_path)
     watch = Watch(tmp_path / "runs" / "ledger.jsonl")
 
@@ -43,6 +45,7 @@ def test_a_signal_stops_a_campaign_soon_and_keeps_the_best_so_far(tmp_path: Path
         (signal.SIGINT, lambda: watch.under_way() > 0 and "region" in kinds()),
         (signal.SIGTERM, lambda: (tmp_path / "plans").exists()),
     ]
+    took_s: list[float] = []
     with Preloaded(tmp_path / "log") as preloaded:
         for number, there in instants:
             process = preloaded.start("tune", str(path))
@@ -50,7 +53,8 @@ def test_a_signal_stops_a_campaign_soon_and_keeps_the_best_so_far(tmp_path: Path
             started = time.monotonic()
             os.kill(process, number)
             assert preloaded.wait() == 128 + number
-            assert time.monotonic() - started < SOON_S
+            took_s.append(time.monotonic() - started)
+            assert took_s[-1] < SOON_S
             assert left_over(tmp_path / "runs") == 0
             *_, last = watch.records()
             assert (last["kind"], last["reason"]) == ("stopped", f"stopped by {number.name}")
@@ -60,6 +64,8 @@ def test_a_signal_stops_a_campaign_soon_and_keeps_the_best_so_far(tmp_path: Path
         assert entry.incomplete and entry.frontier
         preloaded.start("tune", str(path))
         assert preloaded.wait() == 0
+    with capsys.disabled():
+        print(f"\nsignals: {len(took_s)} campaigns stopped, the slowest in {max(took_s):.1f} s")
     watch.look()
     assert watch.lost == watch.tally().doubled == watch.tally().again == 0
     (file,) = read_database(tmp_path / "plans")

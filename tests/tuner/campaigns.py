@@ -20,7 +20,7 @@ def campaign(folder: Path, **changes: Any) -> dict[str, Any]:
         "budgets": [0.5, "min"],
         "search": {"n_trials": 40, "rounds": 2},
         "cost_model": {"kind": "linear", "timings_s": 0.3},
-        "confirm": {"top_k": 1, "warmup": 1, "repeats": 3, "timeout_s": 60, "wait_s": 0},
+        "confirm": {"top_k": 1, "warmup": 1, "repeats": 3, "timeout_s": 200, "wait_s": 0},
         "output": str(folder / "runs"),
         "plans": str(folder / "plans"),
     }
