@@ -62,6 +62,23 @@ def is_channels_last(layout: Layout) -> bool:
     return layout.shape[0] == 1 or layout.strides[0] >= step
 
 
+def is_taken_for_channels_last(layout: Layout) -> bool:
+    """Whether the framework takes ``(N, C, positions...)`` for channels-last by its strides alone,
+    gaps or not, and lays it out so for a kernel (``is_channels_last_strides_2d`` and ``_3d``).
+
+    Other than :func:`is_channels_last`, it also is where one channel is cut out of such a tensor.
+    """
+    if len(layout.shape) not in (4, 5) or layout.strides[1] == 0 or 0 in layout.shape:
+        return False
+    least = 0
+    for dim in (1, *range(len(layout.shape) - 1, 1, -1), 0):
+        stride = layout.strides[dim]
+        if stride < least or (dim == 0 and least == layout.strides[1]):
+            return False
+        least = stride * layout.shape[dim]
+    return True
+
+
 def dense_like(shape: Sequence[int], strides: Sequence[int]) -> Layout:
     """A dense layout of ``shape`` whose dimensions lie in the order that ``strides`` give.
 

@@ -18,7 +18,12 @@ from math import prod
 
 from search_space.graph import ITEM_BYTES, Argument
 from search_space.kernel_call import Call, Operand, Workspace, cpu_threads
-from search_space.layout import Layout, is_channels_last, is_contiguous
+from search_space.layout import (
+    Layout,
+    is_channels_last,
+    is_contiguous,
+    is_taken_for_channels_last,
+)
 from search_space.processor import HalfKernels, half_kernels, is_plain
 
 _BLOCK = 16
@@ -146,6 +151,8 @@ def _onednn(
         gathered = cpu_threads() * _blocked(channels) * results * item
     if is_channels_last(call.operands[0].layout) and item == 4 and groups == 1:
         return 2 * weights + _SCRATCH + gathered
+    if channels == 1 and is_taken_for_channels_last(call.operands[0].layout):
+        return _one_channel_inside(source, kernel) + gathered
     windows = 0
     if groups > 1 and not depthwise and (prod(kernel) > 1 or strided):
         # groups that fill no blocks are products of unfolded windows, one group a thread
@@ -173,6 +180,14 @@ def _onednn(
     copies = given + 2 * results_bytes + 6 * weights
     scratch = (copies + windows + gathered) // 4 + 4 * _SCRATCH
     return max(copies + windows + gathered + scratch - output, 2 * output)
+
+
+def _one_channel_inside(source: tuple[int, ...], kernel: tuple[int, ...]) -> int:
+    """An upper bound where one channel is laid out channels-last, as happens to one that is cut out
+    of such an image: each thread gathers windows of rows in blocks of 16 channels."""
+    high, wide = prod(kernel[:-1]), kernel[-1]
+    rows = 4 * _BLOCK * high**2 * (source[-1] + wide - 1 + _BLOCK)
+    return cpu_threads() * (rows + 2 * _SCRATCH)
 
 
 def _rows_per_thread(channels: int, positions: int, kernel: tuple[int, ...], groups: int) -> int:

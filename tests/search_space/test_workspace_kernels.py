@@ -306,3 +306,12 @@ def test_depthwise_convolutions_are_told(batch: int, kernel: int) -> None:
     x, weight = normal(batch, 96, 56, 56), normal(96, 1, kernel, kernel)
     args = (x, weight, normal(96), [1, 1], [kernel // 2] * 2, [1, 1], 96)
     check("aten.conv2d.default", args, {}, 1.03)
+
+
+@pytest.mark.parametrize("side", [8, 32, 128])
+@pytest.mark.parametrize("kernel", [3, 5, 7, 9])
+def test_one_channel_cut_out_of_a_channels_last_image_is_bounded(kernel: int, side: int) -> None:
+    """As a depthwise convolution run channel by channel reads it."""
+    image = normal(2, 8, side, side).contiguous(memory_format=torch.channels_last)
+    args = (image[:, 3:4], normal(1, 1, kernel, kernel), normal(1), [1, 1], [kernel // 2] * 2)
+    check("aten.conv2d.default", args, {}, 4.0)
