@@ -24,7 +24,7 @@ from tuner.measurer import Measurer
 from tuner.runtime.analysis import Analysis
 
 FACTORY = Path(defects.__file__)
-HANGS_S = 30
+HANGS_S = 20
 """A time-out that slow machines, which capture the model in a new process first, do not reach."""
 
 
