@@ -203,7 +203,7 @@ def renewed(entry: GraphEntry, verified: list[Verified], here: Mapping[str, str]
             eager = length.eager
             if eager.latency_ms:
                 eager = replace(eager, latency_ms=own[0].reference_ms)
-            lengths.append(replace(length, eager=eager, frontier=rows))
+            lengths.append(replace(length, eager=eager, frontier=rows, environment=None))
     if not lengths:
         raise MeasurementError("none of the plans runs here, so that the database stays as it is")
     environment = {**here, "dtype": entry.environment.get("dtype", "unknown")}

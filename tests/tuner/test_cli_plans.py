@@ -133,11 +133,14 @@ def test_verify_reports_what_drifted_and_update_mends_it(
     assert code == 2 and "no plans for blocks" in error
 
 
+@pytest.mark.parametrize("whole", [True, False], ids=["graph", "length"])
 def test_verify_makes_stale_plans_usable(
-    run: Run, tuned: GraphEntry, tmp_path: Path
+    run: Run, tuned: GraphEntry, tmp_path: Path, whole: bool
 ) -> None:
     plans = tmp_path / "plans"
-    old = replace(tuned, environment={**tuned.environment, "torch": "2.1.0"})
+    before = {**tuned.environment, "torch": "2.1.0"}
+    lengths = tuple(replace(one, environment=before) for one in tuned.lengths)
+    old = replace(tuned, environment=before) if whole else replace(tuned, lengths=lengths)
     write_graph(plans, device_name("cpu"), "blocks", old)
     model, inputs = blocks()
     args, _ = inputs(96)
