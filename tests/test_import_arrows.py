@@ -144,7 +144,9 @@ def test_scikit_learn_is_imported_by_the_regressors_when_they_are_fitted() -> No
 def test_search_space_needs_torch_only_where_models_are_met() -> None:
     allowed = tuple(
         f"search_space.{name}"
-            for name in ("capture", "probe", "torch_ops", "causal_attention", "eager_peak")
+            for name in (
+            "capture", "capture_traits", "probe", "torch_ops", "causal_attention", "eager_peak",
+        )
     )
     assert not breaches("search_space", "torch", "transformers", "diffusers", but=allowed)
 
