@@ -83,12 +83,7 @@ class Selector:
         Raises:
             BudgetError: no plan fits; it carries the lowest peak that was found.
         """
-        found = [self._descend((), budget_bytes, price) for price in (self._extra, None)]
-        fitting = [
-            self._relax(setting, budget_bytes)
-            for setting in found
-            if not self._excess(setting, budget_bytes)
-        ]
+        fitting = [self._relax(setting, budget_bytes) for setting in self._fitting(budget_bytes)]
         if fitting:
             return self._selected(min(fitting, key=self._extra))
         least = self._least
@@ -123,7 +118,16 @@ class Selector:
         """The lowest peak that is found at any price. What can be met must not depend on the cost,
         so that one of the descents looks at bytes alone, and one prefers wide chunks."""
         prices = (None, self._extra, self._narrowness)
-        return min((self._lowest_setting(price, None) for price in prices), key=self._peak)
+        least = min((self._lowest_setting(price, None) for price in prices), key=self._peak)
+        # the floor that an error names is one below which `within` finds nothing
+        while lower := self._fitting(self._peak(least) - 1):
+            least = min(lower, key=self._peak)
+        return least
+
+    def _fitting(self, budget_bytes: int) -> list[Setting]:
+        """Settings within a budget, straight from the unchunked model."""
+        found = [self._descend((), budget_bytes, price) for price in (self._extra, None)]
+        return [setting for setting in found if not self._excess(setting, budget_bytes)]
 
     def _lowest_setting(self, price: Price | None, most_extra_s: float | None) -> Setting:
         """The lowest of several descents."""
