@@ -37,9 +37,9 @@ from search_space.graph import (
     Node,
     Ref,
     TensorMeta,
-    TorchConstant,
 )
 from search_space.sizes import Expr, Size
+from search_space.torch_ops import torch_constant
 
 
 @dataclass(frozen=True)
@@ -393,12 +393,7 @@ def _plain_constant(value: Any, symbols: _Symbols) -> Argument:
         return value
     if isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool)):
         return symbols.scalar(value)
-    if isinstance(value, torch.dtype):
-        return TorchConstant("dtype", str(value).removeprefix("torch."))
-    if isinstance(value, torch.device):
-        return TorchConstant("device", str(value))
-    if isinstance(value, torch.layout):
-        return TorchConstant("layout", str(value).removeprefix("torch."))
-    if isinstance(value, torch.memory_format):
-        return TorchConstant("memory_format", str(value).removeprefix("torch."))
+    found = torch_constant(value)
+    if found is not None:
+        return found
     raise CaptureError(f"the graph holds an argument of type {type(value).__name__}: {value!r}")

@@ -1,4 +1,4 @@
-"""From a graph's plain data to torch's own ops and values."""
+"""Between a graph's plain data and torch's own ops and values."""
 
 from __future__ import annotations
 
@@ -39,8 +39,22 @@ def torch_op(name: str) -> Callable[..., Any]:
     return found
 
 
+_KINDS: Mapping[type, str] = {
+    torch.dtype: "dtype",
+    torch.device: "device",
+    torch.layout: "layout",
+    torch.memory_format: "memory_format",
+}
+
+
+def torch_constant(value: Any) -> TorchConstant | None:
+    """A dtype, device, layout or memory format as plain data; None for anything else."""
+    kind = _KINDS.get(type(value))
+    return None if kind is None else TorchConstant(kind, str(value).removeprefix("torch."))
+
+
 def torch_value(value: TorchConstant) -> Any:
-    """A dtype, device, layout or memory format by name."""
+    """The inverse of :func:`torch_constant`."""
     if value.kind == "device":
         return torch.device(value.name)
     return getattr(torch, value.name)
