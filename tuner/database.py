@@ -220,7 +220,7 @@ def _locked(path: Path) -> Iterator[None]:
             f"the plan database {path} has been locked by another process for {LOCK_S:.0f} s; is a "
             "campaign hanging? Nothing was written"
         ) from error
-    except (OSError, NotImplementedError) as error:
+    except (OSError, NotImplementedError) as error:  # (the latter: a file system without locks)
         raise _unwritten(path, error) from error
     try:
         yield

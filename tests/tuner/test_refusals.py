@@ -16,6 +16,8 @@ from tuner import apply
 class Plain(torch.nn.Module):
     """What the others differ from."""
 
+    seen: torch.Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.inner = torch.nn.Linear(16, 16)
@@ -37,7 +39,7 @@ class SelectsByData(Plain):
 
 class CountsInABuffer(Plain):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        self.seen.add_(x.sum((0, 1)))  # type: ignore[operator]
+        self.seen.add_(x.sum((0, 1)))
         return super().forward(x)
 
 

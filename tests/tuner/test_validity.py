@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -113,9 +114,9 @@ def test_entries_that_cannot_be_true_are_doubted() -> None:
     entry = graph_entry(lengths=(64,))
     assert doubts(entry) == []
 
-    def changed(**changes: float) -> GraphEntry:
+    def changed(**changes: Any) -> GraphEntry:
         (length,) = entry.lengths
-        rows = (replace(length.frontier[0], **changes), *length.frontier[1:])  # type: ignore[arg-type]
+        rows = (replace(length.frontier[0], **changes), *length.frontier[1:])
         return replace(entry, lengths=(replace(length, frontier=rows),))
 
     for changes, text in (
