@@ -259,3 +259,37 @@ def vae_decoder(
         return (torch.randn(batch, 4, length, length, generator=generator),), {}
 
     return model, inputs
+
+
+def segformer(
+    widths: tuple[int, ...] = (64, 128),
+    heads: tuple[int, ...] = (1, 2),
+    reductions: tuple[int, ...] = (4, 1),
+    ratio: int = 2,
+    batch: int = 1,
+) -> Subject:
+    """Hugging Face's SegFormer encoder, attention to reduced keys; ``length``: the image's side.
+
+    One block a stage; the first stage takes patches of 4 pixels, the others halve the side.
+    """
+    from transformers import SegformerConfig, SegformerModel
+
+    torch.manual_seed(0)
+    stages = len(widths)
+    config = SegformerConfig(
+        num_encoder_blocks=stages,
+        depths=[1] * stages,
+        sr_ratios=list(reductions),
+        hidden_sizes=list(widths),
+        patch_sizes=[7, *[3] * (stages - 1)],
+        strides=[4, *[2] * (stages - 1)],
+        num_attention_heads=list(heads),
+        mlp_ratios=[ratio] * stages,
+    )
+    model = redraw_zeros(SegformerModel(config).eval())
+
+    def inputs(length: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        generator = torch.Generator().manual_seed(length)
+        return (torch.randn(batch, 3, length, length, generator=generator),), {}
+
+    return model, inputs

@@ -59,7 +59,7 @@ def is_channels_last(layout: Layout) -> bool:
         if layout.strides[dim] != step:
             return False
         step *= layout.shape[dim]
-    return layout.shape[0] == 1 or layout.strides[0] >= step
+    return layout.strides[0] >= step
 
 
 def is_taken_for_channels_last(layout: Layout) -> bool:

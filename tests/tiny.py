@@ -16,6 +16,7 @@ from search_space.graph import Argument, Ref, SizedGraph, SizedNode, TorchConsta
 from search_space.liveness import MemoryModel
 from search_space.plan import Choice
 from search_space.regions import Loop
+from search_space.strides import sized_graph
 from search_space.torch_ops import torch_op, torch_value
 from tuner.runtime.rewrite import body_module, chunk_loop, rewrite
 
@@ -170,9 +171,8 @@ def analysed(
     captured = capture(model, args, keywords)
     bindings = captured.graph.bind(tuple(tuple(tensor.shape) for tensor in args))
     expected = tuple(leaf for leaf in flat if isinstance(leaf, torch.Tensor))
-    return Tiny(
-        model, args, keywords, expected, captured, MemoryModel(captured.graph.at(bindings))
-    )
+    memory = MemoryModel(sized_graph(captured.graph, bindings))
+    return Tiny(model, args, keywords, expected, captured, memory)
 
 
 _MODELS: dict[str, tuple[Callable[..., Any], dict[str, Any], int]] = {

@@ -21,12 +21,13 @@ from torch.utils import _pytree as pytree
 
 from search_space.eager_peak import eager_peak_bytes
 from search_space.errors import CaptureError
-from search_space.graph import Graph, SizedGraph, Tensor
+from search_space.graph import Graph, Tensor
 from search_space.liveness import MemoryModel
 from search_space.plan import Plan, decode_plan, decode_regions
 from search_space.probe import Prober
 from search_space.regions import Loop
 from search_space.space import make_plan
+from search_space.strides import sized_graph
 from tuner.config import parse_config
 from tuner.factory import Inputs, build, distinct_of, target_subject
 from tuner.measure.backends import backend_for
@@ -269,7 +270,7 @@ class Session:
             located = self._captures.locate(args, kwargs)
             form = self._forms.chosen(located.captured, located.bindings)
             located = replace(located, captured=form)
-            sized: SizedGraph = located.captured.graph.at(located.bindings)
+            sized = sized_graph(located.captured.graph, located.bindings)
             self._memory[length] = (located, MemoryModel(sized, self._probe))
             _keep_for_good()
         return self._memory[length]

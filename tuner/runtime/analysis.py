@@ -16,6 +16,7 @@ from search_space.graph import Graph, SizedGraph
 from search_space.liveness import MemoryModel
 from search_space.nested import with_nested
 from search_space.space import SearchSpace
+from search_space.strides import sized_graph
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Analysis:
 
     @cached_property
     def sized(self) -> SizedGraph:
-        return self.graph.at(self.bindings)
+        return sized_graph(self.graph, self.bindings)
 
     @cached_property
     def memory(self) -> MemoryModel:
