@@ -10,7 +10,7 @@ from math import prod
 
 from search_space.graph import ITEM_BYTES, Argument
 from search_space.kernel_call import Call, Operand, Workspace
-from search_space.layout import contiguous, is_channels_last, is_contiguous, is_dense
+from search_space.layout import Layout, contiguous, is_channels_last, is_contiguous, is_dense
 
 _HALF = ("bfloat16", "float16")
 
@@ -196,6 +196,37 @@ def _linear_weights(call: Call) -> int:
     return 24 * sum(call.shape[2:])
 
 
+_SMALL_IMAGE = 128
+"""Height and width together, up to which images are resized with their channels innermost, however
+they lie (``_use_vectorized_kernel_cond_2d`` and ``_3d`` in ATen's ``UpSampleKernel.cpp``)."""
+
+
+def _has_channels_innermost(layout: Layout) -> bool:
+    """Whether ``(N, C, positions...)`` is dense so; strides of single positions do not matter."""
+    order = (0, *range(2, len(layout.shape)), 1)
+    turned = Layout(
+        tuple(layout.shape[dim] for dim in order), tuple(layout.strides[dim] for dim in order)
+    )
+    return is_contiguous(turned)
+
+
+def _resized(weight_bytes: int) -> Workspace:
+    """What resizing takes: copies with the channels innermost, of the input and of the output where
+    they lie otherwise, or ``weight_bytes`` for each position along a dimension of the output."""
+
+    def workspace(call: Call) -> int:
+        given = call.operands[0]
+        inside = _has_channels_innermost(given.layout)
+        positions = sum(call.shape[2:])
+        if positions > _SMALL_IMAGE and not (inside and call.shape[1] > 3):
+            return weight_bytes * positions
+        kept = is_channels_last(given.layout) or _has_channels_innermost(contiguous(call.shape))
+        written = 0 if kept else prod(call.shape) * ITEM_BYTES[call.dtype]
+        return written + (0 if inside else given.nbytes)
+
+    return workspace
+
+
 def _smooth(call: Call) -> int:
     """The image resized along its last dimension, in between."""
     shape = call.operands[0].layout.shape
@@ -250,8 +281,12 @@ KERNEL_WORKSPACES: dict[str, Workspace] = {
     },
     "aten.im2col": _windows,
     "aten.upsample_linear1d": _linear_weights,
-    "aten.upsample_bilinear2d": _linear_weights,
-    "aten.upsample_trilinear3d": _linear_weights,
+    "aten.upsample_bilinear2d": _resized(24),
+    "aten.upsample_trilinear3d": _resized(24),
+    **dict.fromkeys(
+        ("aten.upsample_nearest2d", "aten._upsample_nearest_exact2d", "aten.upsample_nearest3d"),
+        _resized(12),
+    ),
     "aten._upsample_bilinear2d_aa": _smooth,
     "aten._upsample_bicubic2d_aa": _smooth,
 }  # fmt: skip

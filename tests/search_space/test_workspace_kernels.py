@@ -208,6 +208,22 @@ def test_ops_on_images(case: tuple[str, Args], layout: str) -> None:
     check(f"aten.{name}", (laid_out(normal(*IMAGE), layout), *args), {}, 1.03)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("layout", [*LAYOUTS, "channels last", "sequence"])
+@pytest.mark.parametrize("op", ["upsample_nearest2d.vec", "upsample_bilinear2d.vec"])
+def test_images_of_any_size_are_resized(op: str, layout: str, dtype: torch.dtype) -> None:
+    for batch, channels, side, scale in (
+        (2, 32, 16, 2.0), (1, 32, 32, 2.0), (1, 32, 48, 2.0), (3, 2, 40, 2.0), (1, 1, 16, 3.0),
+    ):  # fmt: skip
+        if layout == "sequence":  # an image made of a sequence, as after attention
+            x = normal(batch, side * side, channels, dtype=dtype).mT
+            x = x.view(batch, channels, side, side)
+        else:
+            x = laid_out(normal(batch, channels, side, side, dtype=dtype), layout)
+        align = (False,) if "bilinear" in op else ()
+        check(f"aten.{op}", (x, None, *align, [scale, scale]), {}, 1.03)
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize(
     ("equation", "other"),
