@@ -151,6 +151,8 @@ def _onednn(
         gathered = cpu_threads() * _blocked(channels) * results * item
     if is_channels_last(call.operands[0].layout) and item == 4 and groups == 1:
         return 2 * weights + _SCRATCH + gathered
+    if is_channels_last(call.operands[0].layout) and item == 4 and depthwise:
+        return weights  # nothing else is reordered
     if channels == 1 and is_taken_for_channels_last(call.operands[0].layout):
         return _one_channel_inside(source, kernel) + gathered
     windows = 0
