@@ -18,9 +18,11 @@ graph like any other, with a memory model of its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
+
+import numpy as np
 
 from search_space.body import Body, body_graph, body_memory
 from search_space.classes import class_key
@@ -29,7 +31,7 @@ from search_space.errors import PlanError
 from search_space.graph import Ref, SizedGraph
 from search_space.plan import Choice, Plan, Region
 from search_space.regions import Loop, resolve
-from search_space.storages import Profile, Storages
+from search_space.storages import Arrangement, Profile, Storages
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,21 @@ class Program:
     donations: tuple[Mapping[int, int], ...] = ()
 
 
+Kinds = Mapping[tuple[frozenset[int], int], list[int]]
+"""The loops of one choice, by which inputs do not lie as captured and the bytes that they donate:
+those of one kind need the same inside."""
+
+_MOST_ARRANGED = 4
+
+
+@dataclass(frozen=True)
+class _Arranged:
+    """Regions put into the graph: all loops, and the kinds of each choice's."""
+
+    whole: Arrangement
+    kinds: tuple[Kinds, ...]
+
+
 class MemoryModel:
     """Answers what plans of one graph at one length need. Keeps what choices share."""
 
@@ -73,6 +90,7 @@ class MemoryModel:
         self._bodies: dict[tuple[Region, int, frozenset[int], tuple[Choice, ...]], Body] = {}
         self._inside: dict[tuple[Region, int, frozenset[int]], MemoryModel] = {}
         self._profiles: dict[tuple[Choice, ...], Profile] = {}
+        self._arranged: dict[tuple[tuple[Region, ...], ...], _Arranged] = {}
 
     def loop(self, region: Region) -> Loop:
         """The region as a loop; raises :class:`IllegalRegion`."""
@@ -94,9 +112,10 @@ class MemoryModel:
             PlanError: the regions of a choice are not of one class, so that one body cannot serve
                 them all.
         """
-        relaid = self._relaid(choices)
+        active = self.active(choices)
+        relaid = self._relaid(active)
         parts = []
-        for choice, known in self.active(choices):
+        for choice, known in active:
             loops = tuple(resolve(self.graph, region, self._probe) for region in choice.regions)
             odd = next((one for one in loops if class_key(one) != class_key(loops[0])), None)
             if odd is not None:
@@ -129,6 +148,7 @@ class MemoryModel:
     def forget(self) -> None:
         """Drop the profiles kept so far; what a search asked for once is seldom asked again."""
         self._profiles.clear()
+        self._arranged.clear()
         self._inside.clear()
 
     def active(self, choices: Sequence[Choice]) -> list[tuple[Choice, list[Loop]]]:
@@ -217,25 +237,50 @@ class MemoryModel:
     def _leaves(self) -> frozenset[int]:
         return frozenset(node for node, leaf in enumerate(self.graph.is_leaf) if leaf)
 
-    def _relaid(self, choices: Sequence[Choice]) -> frozenset[int]:
-        active = self.active(choices)
+    def _relaid(self, active: Iterable[tuple[Choice, Iterable[Loop]]]) -> frozenset[int]:
         return frozenset(node for _, own in active for loop in own for node in loop.relaid)
 
     def _profile(self, choices: tuple[Choice, ...]) -> Profile:
         active = self.active(choices)
-        loops = [loop for _, own in active for loop in own]
-        relaid = self._relaid(choices)
-        transients: list[Callable[[int], int]] = []
-        for choice, own in active:
+        arranged = self._arrange(active)
+        transient = np.zeros(len(arranged.whole.places), np.int64)
+        for (choice, own), kinds in zip(active, arranged.kinds, strict=True):
             # one class is the same everywhere, so that one body speaks for all
-            first = own[0]
-            inner = inner_choices(first, choice)
-            for loop in own:
-                row_major = _row_major(first, loop, relaid)
-                transients.append(
-                    partial(self.transient_bytes, first, choice.chunk_size, row_major, inner=inner)
+            inner = inner_choices(own[0], choice)
+            for (row_major, donated), places in kinds.items():
+                transient[places] = self.transient_bytes(
+                    own[0], choice.chunk_size, row_major, donated, inner
                 )
-        return self._storages.profile(loops, transients, relaid)
+        return arranged.whole.profile(transient)
+
+    def _arrange(self, active: Sequence[tuple[Choice, Sequence[Loop]]]) -> _Arranged:
+        """The loops in the graph; the last few are kept, since a search tries one set of regions in
+        many chunk sizes."""
+        key = tuple(choice.regions for choice, _ in active)
+        found = self._arranged.pop(key, None)
+        if found is None:
+            relaid = self._relaid(active)
+            whole = self._storages.arrange([loop for _, own in active for loop in own], relaid)
+            found = _Arranged(whole, tuple(_kinds(active, relaid, whole.donated_bytes)))
+        self._arranged[key] = found
+        if len(self._arranged) > _MOST_ARRANGED:
+            del self._arranged[next(iter(self._arranged))]
+        return found
+
+
+def _kinds(
+    active: Sequence[tuple[Choice, Sequence[Loop]]],
+    relaid: frozenset[int],
+    donated_bytes: Sequence[int],
+) -> Iterator[Kinds]:
+    place = 0
+    for _, own in active:
+        kinds: dict[tuple[frozenset[int], int], list[int]] = {}
+        for loop in own:
+            kind = _row_major(own[0], loop, relaid), donated_bytes[place]
+            kinds.setdefault(kind, []).append(place)
+            place += 1
+        yield kinds
 
 
 def inner_choices(loop: Loop, choice: Choice) -> tuple[Choice, ...]:

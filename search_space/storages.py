@@ -21,7 +21,7 @@ It is decided here, for each plan, and not searched: it costs no time and never 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -73,8 +73,33 @@ class Profile:
 
 
 @dataclass(frozen=True)
+class Arrangement:
+    """Loops put into a graph, whatever their chunk sizes.
+
+    Attributes:
+        order: when the steps run.
+        live_bytes: per step, what is alive beside what loops need inside.
+        places: per loop, its step.
+        donations: per loop, the outputs that are written into an input's storage, and that input.
+        donated_bytes: per loop, of those outputs.
+    """
+
+    order: Order
+    live_bytes: NDArray[np.int64]
+    places: Places
+    donations: tuple[Mapping[int, int], ...]
+    donated_bytes: tuple[int, ...]
+
+    def profile(self, transient_bytes: NDArray[np.int64]) -> Profile:
+        """The memory, given what each loop needs beside its inputs and whole outputs."""
+        live = self.live_bytes.copy()
+        live[self.places] += transient_bytes
+        return Profile(live, self.order, self.donations)
+
+
+@dataclass(frozen=True)
 class Storages:
-    """What the storages of one graph need, loops or none; see :meth:`profile`.
+    """What the storages of one graph need, loops or none; see :meth:`arrange`.
 
     Attributes:
         graph: the graph.
@@ -104,17 +129,12 @@ class Storages:
             graph, np.array(workspace, np.int64), np.array(made, np.int64), owner, reads
         )
 
-    def profile(
-        self,
-        loops: Sequence[Loop],
-        transients: Sequence[Callable[[int], int]],
-        relaid: frozenset[int] = frozenset(),
-    ) -> Profile:
-        """The memory of the graph with these loops.
+    def arrange(
+        self, loops: Sequence[Loop], relaid: frozenset[int] = frozenset()
+    ) -> Arrangement:
+        """The graph with these loops.
 
         Args:
-            transients: per loop, the bytes that it needs beside its inputs and whole outputs, given
-                the bytes of its outputs that are donated.
             relaid: what some loop gives out otherwise laid out than captured.
 
         Raises:
@@ -156,10 +176,14 @@ class Storages:
         extra[:count] = self.workspace_bytes
         for reader in {user for node in relaid for user in self.graph.users[node]}:
             extra[reader] = node_workspace_bytes(self.graph, reader, relaid)
-        for place, (transient, donated) in enumerate(zip(transients, donations, strict=True)):
-            saved = sum(self.graph.nodes[output].output.nbytes for output in donated)
-            extra[count + place] = transient(saved)
-        return Profile(live + extra[running], when, donations)
+        places = np.empty(len(loops), np.int64)
+        loop_steps = np.flatnonzero(running >= count)
+        places[running[loop_steps] - count] = loop_steps
+        saved = tuple(
+            sum(self.graph.nodes[output].output.nbytes for output in donated)
+            for donated in donations
+        )
+        return Arrangement(when, live + extra[running], places, donations, saved)
 
     def _owners(self, loops: Sequence[Loop]) -> Places:
         """Who makes each node's storage: a loop's output is one of its own, even where the member
