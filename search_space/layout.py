@@ -95,6 +95,77 @@ def dense_like(shape: Sequence[int], strides: Sequence[int]) -> Layout:
     return Layout(tuple(shape), tuple(found))
 
 
+def elementwise_layout(operands: Sequence[Layout]) -> Layout:
+    """How the framework lays out what an elementwise kernel gives for tensors that lie so.
+
+    Tensors of one shape that are all row-major, all channels-last (images alone, and whatever the
+    stride of single positions) or all the same and dense give an output like them. Otherwise the
+    dimensions are sorted by the first operand that tells two of them apart
+    (``TensorIteratorBase::fast_set_up`` and ``reorder_dimensions`` in ATen).
+    """
+    shape = _broadcast(operands)
+    if all(operand.shape == shape for operand in operands):
+        if all(map(is_contiguous, operands)):
+            return contiguous(shape)
+        if len(shape) == 4 and all(map(_is_dense_channels_last, operands)):
+            return dense_like(shape, (4, 1, 3, 2))
+        first = operands[0]
+        if is_dense(first) and all(operand == first for operand in operands):
+            return first
+    steps = [_expanded(operand, shape) for operand in operands]
+    order = list(reversed(range(len(shape))))
+    for start in range(1, len(order)):
+        place = start
+        for other in reversed(range(start)):
+            verdict = _order(order[other], order[place], shape, steps)
+            if verdict > 0:
+                order[other], order[place] = order[place], order[other]
+                place = other
+            elif verdict < 0:
+                break
+    strides = [0] * len(shape)
+    step = 1
+    for dim in order:
+        strides[dim] = step
+        step *= max(shape[dim], 1)
+    return Layout(shape, tuple(strides))
+
+
+def _broadcast(operands: Sequence[Layout]) -> tuple[int, ...]:
+    rank = max(len(operand.shape) for operand in operands)
+    padded = [(1,) * (rank - len(operand.shape)) + operand.shape for operand in operands]
+    return tuple(next((n for n in sizes if n != 1), 1) for sizes in zip(*padded, strict=True))
+
+
+def _expanded(operand: Layout, shape: Sequence[int]) -> tuple[int, ...]:
+    """Strides as broadcast to a shape: 0 where positions repeat."""
+    missing = len(shape) - len(operand.shape)
+    own = zip(operand.shape, operand.strides, shape[missing:], strict=True)
+    return (0,) * missing + tuple(0 if n == 1 != whole else step for n, step, whole in own)
+
+
+def _is_dense_channels_last(layout: Layout) -> bool:
+    step = 1
+    for dim in (1, 3, 2, 0):
+        if layout.shape[dim] != 1:
+            if layout.strides[dim] != step:
+                return False
+            step *= layout.shape[dim]
+    return True
+
+
+def _order(one: int, other: int, shape: Sequence[int], steps: Sequence[Sequence[int]]) -> int:
+    """1 where dimension ``one`` is to lie outside of ``other``, -1 inside, 0 where nothing says."""
+    for strides in steps:
+        if strides[one] == 0 or strides[other] == 0:
+            continue
+        if strides[one] != strides[other]:
+            return 1 if strides[one] > strides[other] else -1
+        if shape[one] > shape[other]:
+            return 1
+    return 0
+
+
 def is_dense(layout: Layout) -> bool:
     """Whether the elements fill their storage without gaps or overlaps, in any order."""
     step = 1

@@ -8,11 +8,18 @@ trace, a SegFormer took 22 % more than predicted, and an image decoder 18 %.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from search_space.graph import ALIAS, POINTWISE, Graph, SizedGraph, SizedNode, Tensor
-from search_space.layout import Layout, contiguous, dense_like, is_channels_last, view_layout
+from search_space.layout import (
+    Layout,
+    contiguous,
+    elementwise_layout,
+    is_channels_last,
+    is_dense,
+    view_layout,
+)
 
 _FORMAT_KEPT = frozenset({
     "aten.conv2d", "aten.conv3d", "aten.conv_transpose2d", "aten.conv_transpose3d",
@@ -24,6 +31,20 @@ _FORMAT_KEPT = frozenset({
 })  # fmt: skip
 """Ops that give channels-last tensors where they are given such, and row-major ones elsewhere
 (``suggest_memory_format``)."""
+
+
+_COPIES = frozenset({"aten.clone", "aten._to_copy", "aten.to"})
+"""Ops that keep the strides of a dense argument as they are, also those of single positions."""
+
+_ROW_MAJOR = frozenset({"aten.masked_fill"})
+"""Elementwise ops whose output is row-major however their arguments lie."""
+
+_TWO_OPERANDS = frozenset({
+    "aten.add", "aten.sub", "aten.rsub", "aten.mul", "aten.div", "aten.remainder", "aten.fmod",
+    "aten.floor_divide", "aten.eq", "aten.ne", "aten.lt", "aten.le", "aten.gt", "aten.ge",
+    "aten.bitwise_and", "aten.bitwise_or", "aten.bitwise_xor", "aten.maximum", "aten.minimum",
+})  # fmt: skip
+"""Ops that take a number for a second tensor, one without dimensions."""
 
 
 def sized_graph(graph: Graph, bindings: Mapping[str, int]) -> SizedGraph:
@@ -66,12 +87,36 @@ def _real(
     if not any(ref in real for _, ref in node.refs):
         return None
     if POINTWISE in node.traits:
-        # the first argument that has all of the output's positions gives their order
-        whole = next((one for one in given if one.shape == traced.shape), None)
-        return None if whole is None else dense_like(traced.shape, whole.strides)
-    if node.op.rpartition(".")[0] in _FORMAT_KEPT and is_channels_last(traced):
-        return None if any(map(is_channels_last, given)) else contiguous(traced.shape)
+        seen = [_layout(graph.nodes[ref].output) for _, ref in node.refs]
+        if not _alike(_elementwise(node, seen), traced):
+            return None  # a kernel with an order of its own, which does not hang on its arguments'
+        return _elementwise(node, given)
+    op = node.op.rpartition(".")[0]
+    if op in _FORMAT_KEPT and is_channels_last(traced):
+        # one such argument (an image or its weight) is enough, but where several are joined
+        enough = all if op == "aten.cat" else any
+        return None if enough(map(is_channels_last, given)) else contiguous(traced.shape)
     return None
+
+
+def _elementwise(node: SizedNode, given: Sequence[Layout]) -> Layout | None:
+    """How the output of an elementwise op lies; None where that does not hang on its arguments."""
+    op = node.op.rpartition(".")[0]
+    if op in _ROW_MAJOR or any(name == "memory_format" for name, _ in node.kwargs):
+        return None
+    if op in _COPIES and is_dense(given[0]):
+        return given[0]
+    if op in _TWO_OPERANDS and len(given) == 1:
+        given = (*given, Layout((), ()))
+    return elementwise_layout(given)
+
+
+def _alike(one: Layout | None, other: Layout) -> bool:
+    """Whether two layouts of a shape are the same but for strides of single positions."""
+    if one is None:
+        return False
+    steps = zip(other.shape, one.strides, other.strides, strict=True)
+    return all(size == 1 or mine == theirs for size, mine, theirs in steps)
 
 
 def _layout(tensor: Tensor) -> Layout:

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+import hypothesis.strategies as st
 import pytest
 import torch
+from hypothesis import given
 
 from experiments.families import segformer, vae_decoder
+from search_space.layout import Layout, elementwise_layout
 from tests.tiny import Function, Tiny, analysed
 from tuner.measure.cpu import CpuBackend
 
@@ -58,6 +61,65 @@ def test_the_peak_of_a_batch_of_one_is_told(name: str) -> None:
 )
 def test_models_lie_as_told(tiny: Callable[..., Tiny], name: str, attention: str) -> None:
     assert wrong_strides(tiny(name, attention)) == []
+
+
+def test_copies_that_are_to_be_row_major_are_so() -> None:
+    """What is copied is a batch of one that lies otherwise than its trace tells."""
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        heads = torch.bmm(x, x.transpose(1, 2)).view(4, 20, 1, 1, 20).permute(3, 1, 0, 4, 2)
+        made = heads.reshape(1, 20, 4, 20).contiguous()
+        return made.view(1, 20, 80).masked_fill(made.view(1, 20, 80) > 0, 1.0)
+
+    assert wrong_strides(analysed(Function(forward), (torch.randn(4, 20, 6),))) == []
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_images_out_of_sequences_are_followed(size: int) -> None:
+    """A sum of such an image and of a channels-last one is channels-last, joined they are not."""
+    norm = torch.nn.GroupNorm(2, 6).requires_grad_(False)
+
+    def forward(x: torch.Tensor, image: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        made = x.transpose(1, 2).view(x.shape[0], 6, 4, 5)
+        added = torch.nn.functional.silu(norm(made + image))
+        return added, torch.cat([made, image], 1).sigmoid(), torch.where(made > 0, made, image) * 2
+
+    image = torch.randn(size, 6, 4, 5).to(memory_format=torch.channels_last)
+    module = Function(forward)
+    module.norm = norm
+    assert wrong_strides(analysed(module, (torch.randn(size, 20, 6), image))) == []
+
+
+@st.composite
+def operands(draw: st.DrawFn) -> list[torch.Tensor]:
+    """Tensors of one broadcast shape in any order of dimensions, with gaps and repeats."""
+    sizes = st.integers(1, 3)
+    shape = draw(st.lists(sizes, min_size=1, max_size=5))
+    found: list[torch.Tensor] = []
+    for _ in range(draw(st.integers(1, 3))):
+        order = draw(st.permutations(range(len(shape))))
+        gap = draw(st.sampled_from([1, 1, 2]))
+        own = [draw(st.sampled_from([n, n, n, 1])) if found else n for n in shape]
+        tensor = torch.zeros([own[dim] * (gap if not k else 1) for k, dim in enumerate(order)])
+        tensor = tensor[: own[order[0]]].permute([order.index(d) for d in range(len(shape))])
+        if draw(st.booleans()):  # a single position may have any stride
+            real = zip(own, tensor.stride(), strict=True)
+            steps = [step if size > 1 else draw(st.integers(1, 40)) for size, step in real]
+            tensor = tensor.as_strided(own, steps)
+        found.append(tensor)
+    return found
+
+
+@given(operands())
+def test_elementwise_kernels_lay_out_as_told(tensors: list[torch.Tensor]) -> None:
+    told = elementwise_layout([Layout(tuple(t.shape), t.stride()) for t in tensors])
+    if len(tensors) == 1:
+        real = torch.sigmoid(tensors[0])
+    elif len(tensors) == 2:
+        real = torch.add(*tensors)
+    else:
+        real = torch.addcmul(*tensors)
+    assert (told.shape, told.strides) == (tuple(real.shape), real.stride())
 
 
 @pytest.mark.parametrize("size", [1, 2])
