@@ -28,9 +28,9 @@ import torch
 
 from cost_models.ceilings import default_ceilings
 from cost_models.select import mib
-from experiments.conformance import MEMORY_ERROR, SMALL_BYTES
 from experiments.judge import TOLERANCE
 from experiments.subjects import BARS
+from experiments.verdicts import MEMORY_ERROR, SMALL_BYTES
 from search_space.errors import BudgetError
 from search_space.probe import Prober
 from tuner.factory import Inputs

@@ -27,8 +27,9 @@ from rich.console import Console
 from rich.table import Table
 
 from cost_models.select import mib
-from experiments.conformance import MEMORY_ERROR, SEVERITY, Check, Report, Row
+from experiments.conformance import Check
 from experiments.load import DTYPES, load_subject, parse_arguments
+from experiments.verdicts import MEMORY_ERROR, SEVERITY, Report, Row
 from search_space.errors import AutoChunkError, ConfigError
 from tuner.measure.backends import backend_for, resolve_device
 from tuner.terminal import make_console

@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from experiments.subjects import Subject, redraw_zeros, set_attention
+from experiments.image_models import set_attention
+from experiments.weights import Subject, redraw_zeros
 
 
 def t5(

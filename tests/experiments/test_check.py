@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from experiments.check import main, summary
-from experiments.conformance import Check, Report, awkward_sizes
+from experiments.conformance import Check, awkward_sizes
 from experiments.judge import Exact, Half
 from experiments.load import load_subject
+from experiments.verdicts import Report
 from search_space.dim_rules import base
 from search_space.dim_rules.base import Flow, Query, along_first
 from tuner.measure.cpu import CpuBackend

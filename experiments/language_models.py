@@ -1,0 +1,163 @@
+"""Models of text: GPT-2, Llama, Qwen3 and BERT as transformers has them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from experiments.weights import Subject, redraw_zeros
+
+
+def gpt2(
+    layers: int = 2,
+    width: int = 768,
+    heads: int = 12,
+    positions: int = 16384,
+    vocabulary: int = 50257,
+    attention: str = "eager",
+    batch: int = 1,
+) -> Subject:
+    """Hugging Face's GPT-2 without its head; ``length`` is the number of tokens."""
+    from transformers import GPT2Config, GPT2Model
+
+    torch.manual_seed(0)
+    config = GPT2Config(
+        n_layer=layers,
+        n_embd=width,
+        n_head=heads,
+        n_positions=positions,
+        vocab_size=vocabulary,
+        use_cache=False,
+        attn_implementation=attention,
+    )
+    model = redraw_zeros(GPT2Model(config).eval())
+
+    def inputs(length: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        generator = torch.Generator().manual_seed(length)
+        ids = torch.randint(0, vocabulary, (batch, length), generator=generator)
+        return (ids,), {"use_cache": False}
+
+    return model, inputs
+
+
+def llama(
+    layers: int = 2,
+    width: int = 512,
+    heads: int = 8,
+    key_heads: int = 4,
+    vocabulary: int = 1000,
+    attention: str = "eager",
+    batch: int = 1,
+    logits: str = "all",
+    intermediate: int | None = None,
+    positions: int = 16384,
+) -> Subject:
+    """Hugging Face's Llama with grouped queries; ``length`` counts tokens.
+
+    Args:
+        logits: ``"all"``, or ``"last"`` for those of the last token alone, as in prefill.
+        intermediate: the feed-forward's width; without one, four times the model's.
+    """
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    kept = _kept_logits(logits)
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        hidden_size=width,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=key_heads,
+        intermediate_size=4 * width if intermediate is None else intermediate,
+        vocab_size=vocabulary,
+        max_position_embeddings=positions,
+        use_cache=False,
+        attn_implementation=attention,
+    )
+    model = redraw_zeros(LlamaForCausalLM(config).eval())
+
+    def inputs(length: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        generator = torch.Generator().manual_seed(length)
+        ids = torch.randint(0, vocabulary, (batch, length), generator=generator)
+        return (ids,), {"use_cache": False, **kept}
+
+    return model, inputs
+
+
+def qwen3(
+    layers: int = 2,
+    width: int = 512,
+    heads: int = 8,
+    key_heads: int = 2,
+    head_width: int = 64,
+    vocabulary: int = 1000,
+    attention: str = "eager",
+    batch: int = 1,
+    logits: str = "all",
+    intermediate: int | None = None,
+    positions: int = 16384,
+) -> Subject:
+    """Hugging Face's Qwen3: grouped queries, normalised queries and keys; arguments as Llama's."""
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    kept = _kept_logits(logits)
+    torch.manual_seed(0)
+    config = Qwen3Config(
+        hidden_size=width,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=key_heads,
+        head_dim=head_width,
+        intermediate_size=3 * width if intermediate is None else intermediate,
+        vocab_size=vocabulary,
+        max_position_embeddings=positions,
+        use_cache=False,
+        attn_implementation=attention,
+    )
+    model = redraw_zeros(Qwen3ForCausalLM(config).eval())
+
+    def inputs(length: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        generator = torch.Generator().manual_seed(length)
+        ids = torch.randint(0, vocabulary, (batch, length), generator=generator)
+        return (ids,), {"use_cache": False, **kept}
+
+    return model, inputs
+
+
+def _kept_logits(logits: str) -> dict[str, Any]:
+    """The keyword argument of a causal model that asks for these logits."""
+    if logits not in ("all", "last"):
+        raise ValueError(f"logits must be 'all' or 'last', got {logits!r}")
+    return {"logits_to_keep": 1} if logits == "last" else {}
+
+
+def bert(
+    layers: int = 2,
+    width: int = 768,
+    heads: int = 12,
+    positions: int = 8192,
+    vocabulary: int = 1000,
+    attention: str = "eager",
+    batch: int = 1,
+) -> Subject:
+    """Hugging Face's BERT encoder; ``length`` counts tokens."""
+    from transformers import BertConfig, BertModel
+
+    torch.manual_seed(0)
+    config = BertConfig(
+        hidden_size=width,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        intermediate_size=4 * width,
+        vocab_size=vocabulary,
+        max_position_embeddings=positions,
+        attn_implementation=attention,
+    )
+    model = redraw_zeros(BertModel(config).eval())
+
+    def inputs(length: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        generator = torch.Generator().manual_seed(length)
+        return (torch.randint(0, vocabulary, (batch, length), generator=generator),), {}
+
+    return model, inputs
