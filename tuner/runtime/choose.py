@@ -26,6 +26,9 @@ from tuner.runtime.lookup import Plans
 
 log = logging.getLogger("autochunk")
 
+ANALYTIC = "analytic"
+"""What the source of a plan that was searched for without data begins with."""
+
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
@@ -104,12 +107,16 @@ def choose(
     if minimum:
         lowest = analysis.selector.lowest(analysis.unchunked_s)
         peak = lowest.peak_bytes
-        return Chosen(lowest.plan, "analytic, lowest peak", peak, peak)
+        return Chosen(lowest.plan, f"{ANALYTIC}, lowest peak", peak, peak)
+    # nothing is chunked for speed alone, so that a model which fits as it is needs no search
+    unchanged = make_plan(analysis.graph)
+    peak = analysis.memory.profile().peak_bytes
     if limit is None:
-        peak = analysis.selector.unchunked_bytes
-        return Chosen(make_plan(analysis.graph), "unchanged: no budget, nothing tuned", peak)
+        return Chosen(unchanged, "unchanged: no budget, nothing tuned", peak)
+    if peak <= limit:
+        return Chosen(unchanged, ANALYTIC, peak, limit)
     chosen = analysis.selector.within(limit)
-    return Chosen(chosen.plan, "analytic", chosen.peak_bytes, limit)
+    return Chosen(chosen.plan, ANALYTIC, chosen.peak_bytes, limit)
 
 
 def eager_or_captured_peak(

@@ -16,6 +16,7 @@ from search_space.regions import Loop
 from tuner.runtime.analysis import Analysis
 from tuner.runtime.choose import Chosen
 from tuner.runtime.loop import ChunkLoop
+from tuner.runtime.unchunked import why_unchunked
 
 
 def explain_plan(analysis: Analysis, chosen: Chosen) -> str:
@@ -30,7 +31,7 @@ def explain_plan(analysis: Analysis, chosen: Chosen) -> str:
     ]
     active = memory.active(chosen.plan.choices)
     if not active:
-        lines.append("nothing is chunked")
+        lines.append(why_unchunked(analysis, chosen))
     for place, (choice, loops) in enumerate(active):
         lines.append(_choice_line(f"  {place + 1}.", choice, loops))
         lines.extend(_inner_lines(memory, choice, loops[0]))
