@@ -29,7 +29,7 @@ test: lint types unit
 
 # kills campaigns, measuring processes and writers at random instants; some minutes
 test-faults: $(VENV)/.cluster
-	$(BIN)/python -m pytest -m faults tests/faults tests/tuner/test_engine_ray.py
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m faults tests/faults tests/tuner/test_engine_ray.py
 
 lint: install
 	$(BIN)/ruff check .

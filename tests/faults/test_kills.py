@@ -212,7 +212,7 @@ def state(process: int) -> str:
 @pytest.mark.faults
 @pytest.mark.timeout(2400)
 def test_nothing_is_lost_or_doubled_however_campaigns_are_killed(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, tell: Callable[[str], None]
 ) -> None:
     def more() -> bool:
         return sum(lane.count.kills.total() for lane in lanes) < KILLS
@@ -224,8 +224,7 @@ def test_nothing_is_lost_or_doubled_however_campaigns_are_killed(
     total = Count()
     for count in counts:
         total.add(count)
-    with capsys.disabled():
-        print(f"\n{total}")
+    tell(str(total))
     assert total.kills.total() >= KILLS
     assert total.lost == total.tally.doubled == total.tally.again == total.leftovers == 0
     assert total.tally.measurements >= 20 * total.campaigns

@@ -29,7 +29,7 @@ def until(process: int, there: Callable[[], bool]) -> None:
 @pytest.mark.faults
 @pytest.mark.timeout(1200)
 def test_a_signal_stops_a_campaign_soon_and_keeps_the_best_so_far(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, tell: Callable[[str], None]
 ) -> None:
     path = small_campaign(tmp_path)
     watch = Watch(tmp_path / "runs" / "ledger.jsonl")
@@ -64,8 +64,7 @@ def test_a_signal_stops_a_campaign_soon_and_keeps_the_best_so_far(
         assert entry.incomplete and entry.frontier
         preloaded.start("tune", str(path))
         assert preloaded.wait() == 0
-    with capsys.disabled():
-        print(f"\nsignals: {len(took_s)} campaigns stopped, the slowest in {max(took_s):.1f} s")
+    tell(f"signals: {len(took_s)} campaigns stopped, the slowest in {max(took_s):.1f} s")
     watch.look()
     assert watch.lost == watch.tally().doubled == watch.tally().again == 0
     (file,) = read_database(tmp_path / "plans")

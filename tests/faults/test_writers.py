@@ -7,6 +7,7 @@ import random
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -44,7 +45,7 @@ class Writer:
 @pytest.mark.faults
 @pytest.mark.timeout(300)
 def test_writers_that_are_killed_lose_and_tear_nothing(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, tell: Callable[[str], None]
 ) -> None:
     chance = random.Random(0)
     path = model_path(tmp_path / "plans", writers.DEVICE, writers.MODEL)
@@ -73,11 +74,10 @@ def test_writers_that_are_killed_lose_and_tear_nothing(
     lost = sum(found.get(n) != writers.entry(n).lengths[0] for n in wanted)
     extra = len(graph.lengths) - len(wanted)
     rubbish = [one.name for one in path.parent.iterdir() if one.suffix not in (".yaml", ".lock")]
-    with capsys.disabled():
-        print(
-            f"\nplan database: {WRITERS} processes wrote {len(wanted)} entries, {kills} kills, "
-            f"{reads} reads meanwhile: lost {lost}, torn {torn}, files left over {len(rubbish)}"
-        )
+    tell(
+        f"plan database: {WRITERS} processes wrote {len(wanted)} entries, {kills} kills, "
+        f"{reads} reads meanwhile: lost {lost}, torn {torn}, files left over {len(rubbish)}"
+    )
     assert kills >= 3
     assert lost == torn == extra == 0
     assert rubbish == []
