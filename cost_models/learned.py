@@ -66,11 +66,14 @@ class Learned:
     def _spread(
         self, samples: Sequence[Sample], vectors: Vectors, target: Vectors, weights: Vectors
     ) -> Spread:
-        parts = [*folds(samples, MODELS)]
-        parts += folds(samples, LENGTHS) or (*folds(samples, CLASSES), *folds(samples, SIZES))
+        whole = [*folds(samples, MODELS), *folds(samples, LENGTHS)]
+        parts = list(whole)
+        if not folds(samples, LENGTHS):
+            parts += (*folds(samples, CLASSES), *folds(samples, SIZES))
         parts = parts or _every_fifth(len(samples))
         errors, residuals, novelties, discords, places = [], [], [], [], []
-        for part in parts:
+        numbers = []
+        for number, part in enumerate(parts):
             out = np.array(part)
             rest = np.setdiff1d(np.arange(len(samples)), out)
             if len(rest) < FEWEST // 2:
@@ -82,9 +85,11 @@ class Learned:
             novelties.append(known(vectors[rest]).novelty(vectors[out]))
             discords.append(found.discord(vectors[out]))
             places.append(out)
+            numbers.append(np.full(len(out), number if number < len(whole) else -1))
         return fit_spread(
             np.concatenate(errors), vectors[np.concatenate(places)],
             np.concatenate(residuals), np.concatenate(novelties), np.concatenate(discords),
+            fold=np.concatenate(numbers),
         )  # fmt: skip
 
     def estimate(self, features: Sequence[Features]) -> list[Estimate]:

@@ -24,6 +24,7 @@ import numpy as np
 
 from cost_models.base import Estimate, Sample
 from cost_models.features import Features
+from cost_models.spread import LEAST, spread_of
 
 _CACHE_LINE_BYTES = 64
 _RIDGE = 1e-3
@@ -51,7 +52,7 @@ class MacroMicro:
         weights = np.linalg.solve(gram, terms.T @ target)
         left = target - terms @ weights
         alpha, beta, gamma, lambda_ = (float(weight) for weight in weights)
-        return MacroMicro(alpha, beta, gamma, lambda_, float(left.std() + 1e-3))
+        return MacroMicro(alpha, beta, gamma, lambda_, spread_of(left) + LEAST)
 
     def estimate(self, features: Sequence[Features]) -> list[Estimate]:
         """The weighted sum of the terms."""

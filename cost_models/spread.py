@@ -10,15 +10,17 @@ is fitted to the logarithm of the absolute errors of held-out samples; ``novelty
 to the nearest region learned from. Conformal prediction then widens s until nine of ten held-out
 errors lie within (the k-th smallest of |error| / s, k = ceil(0.9 (n + 1))), by thirds of novelty,
 so that the claim holds for known models and for new ones; beyond the last third it grows with
-novelty. The spread is that over 1.645: a normal distribution's 90 % interval lies within 1.645
-standard deviations.
+novelty. Errors on one length, or on one model, go together: what comes next is a length or a model,
+not a sample, and is taken to be like the worst of those that were held out, of each of which nine
+of ten must lie within. The spread is that over 1.645: a normal distribution's 90 % interval lies
+within 1.645 standard deviations.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -102,7 +104,13 @@ class Spread:
 
 
 def fit_spread(
-    errors: Vectors, vectors: Vectors, residual: Vectors, novelty: Vectors, discord: Vectors
+    errors: Vectors,
+    vectors: Vectors,
+    residual: Vectors,
+    novelty: Vectors,
+    discord: Vectors,
+    *,
+    fold: NDArray[np.intp] | None = None,
 ) -> Spread:
     """The spread that errors on held-out samples call for.
 
@@ -111,6 +119,7 @@ def fit_spread(
         residual: what was predicted on top of the roofline.
         novelty: to the regions that each prediction was learned from.
         discord: how far the parts of each regression disagreed.
+        fold: which lengths' or models' samples were held out together; -1 for others.
     """
     covariates = _covariates(vectors, residual, novelty, discord)
     target = np.log(np.abs(errors) + LEAST)
@@ -127,14 +136,20 @@ def fit_spread(
     order = np.argsort(novelty, kind="stable")
     parts = np.array_split(order, _THIRDS if len(errors) >= 30 * _THIRDS else 1)
     edges = np.array([float(np.median(novelty[part])) for part in parts])
-    widths = np.array([_quantile(excess[part]) / Z90 for part in parts])
-    return Spread(line, edges, widths)
+    widths = np.array([spread_of(excess[part]) for part in parts])
+    found = Spread(line, edges, widths)
+    if fold is None or fold.max() < 0:
+        return found
+    left = errors / found.of(vectors, residual, novelty, discord)
+    worst = max(spread_of(left[fold == one]) for one in np.unique(fold[fold >= 0]))
+    return replace(found, widths=widths * max(worst, 1.0))
 
 
-def _quantile(values: Vectors) -> float:
-    """The conformal quantile: large enough for nine of ten, one more sample counted against it."""
-    rank = min(math.ceil(_LEVEL * (len(values) + 1)), len(values))
-    return float(np.sort(values)[rank - 1])
+def spread_of(errors: Vectors) -> float:
+    """One standard deviation by the conformal quantile: nine of ten errors lie within 1.645 of it,
+    one more counted against it."""
+    rank = min(math.ceil(_LEVEL * (len(errors) + 1)), len(errors))
+    return float(np.sort(np.abs(errors))[rank - 1]) / Z90
 
 
 def _covariates(

@@ -130,7 +130,7 @@ def _from_plain(row: Mapping[str, Any]) -> StoredModel:
 
 
 def _model_plain(model: CostModel) -> dict[str, Any]:
-    if isinstance(model, MacroMicro):
+    if isinstance(model, (MacroMicro, Roofline)):
         return asdict(model)
     if isinstance(model, Learned):
         fitted = model.fitted and {
@@ -144,7 +144,7 @@ def _model_plain(model: CostModel) -> dict[str, Any]:
 
 def _model_from_plain(row: Mapping[str, Any]) -> CostModel:
     if row["kind"] == "roofline":
-        return Roofline()
+        return Roofline(**row)
     if row["kind"] == "macro_micro":
         return MacroMicro(**row)
     if row["kind"] not in FITS:

@@ -43,6 +43,18 @@ def test_the_claim_holds_for_known_regions_and_for_new_ones(part: slice) -> None
     assert covered(fit_spread(*drawn(1500, 0)), part) == pytest.approx(0.9, abs=0.045)
 
 
+def test_of_every_length_that_was_held_out_nine_of_ten_lie_within() -> None:
+    errors, *seen = drawn(1500, 0)
+    fold = np.repeat([0, 1, 2], 500)
+    errors[fold == 1] *= 3.0
+    found = fit_spread(errors, *seen, fold=fold).of(*seen)
+    for one in range(3):
+        assert (np.abs(errors) <= Z90 * found)[fold == one].mean() > 0.895
+    # samples that were held out one by one are no such parts
+    alone = fit_spread(errors, *seen, fold=np.full(1500, -1)).of(*seen)
+    assert (alone == fit_spread(errors, *seen).of(*seen)).all()
+
+
 def test_spreads_follow_what_errors_follow() -> None:
     spread = fit_spread(*drawn(1500, 0))
     _, vectors, residual, _, discord = drawn(2, 2)
