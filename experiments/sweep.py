@@ -4,17 +4,17 @@ A model may be chunked, left alone for a reason, or refused with a clear message
 and never give a wrong number. Each runs in a process of its own::
 
     python -m experiments.sweep                    # all families, then the page
-    python -m experiments.sweep whisper mamba      # only these, printed
+    python -m experiments.sweep --missing          # those that the page does not have yet
+    python -m experiments.sweep whisper mamba      # only these; the rest of the page stays
 
-The exit code is 1 where any crashed or gave wrong numbers.
+After each family the page and its records are written. The exit code is 1 where any crashed or gave
+wrong numbers.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import shlex
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,7 +24,7 @@ from experiments.sweep_page import BUDGETS, faults, page, verdict
 from experiments.zoo import FAMILIES
 from tuner.measure.isolate import Isolated
 
-RESULTS = Path(__file__).parent / "results" / "cpu"
+RESULTS = Path(__file__).parent / "results" / "cpu" / "families.md"
 
 
 def try_family(name: str, timeout_s: float, log: Path) -> dict[str, Any]:
@@ -57,27 +57,39 @@ def try_family(name: str, timeout_s: float, log: Path) -> dict[str, Any]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Try families; see the module for the exit code."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
     parser = _parser()
-    options = parser.parse_args(given)
+    options = parser.parse_args(arguments)
     if unknown := sorted(set(options.families) - set(FAMILIES)):
         parser.error(f"no family {', '.join(unknown)}; there are {', '.join(FAMILIES)}")
     if options.timeout <= 0:
         parser.error(f"--timeout must be positive, got {options.timeout:g}")
-    records = []
-    for name in options.families or FAMILIES:
+    target: Path = options.save
+    known = {} if not options.families and not options.missing else read_records(target)
+    names = options.families or [n for n in FAMILIES if not options.missing or n not in known]
+    bad = False
+    for name in names:
         record = try_family(name, options.timeout, options.log)
         print(f"{name} ({record['seconds']:.0f} s): {verdict(record)}", flush=True)
-        records.append(record)
-    target = options.save or (None if options.families else RESULTS / "families.md")
-    if target is not None:
-        command = shlex.join(["python", "-m", "experiments.sweep", *given])
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(page(records, command), encoding="utf-8")
-        rows = ",\n".join(json.dumps(record) for record in records)
-        target.with_suffix(".json").write_text(f"[\n{rows}\n]\n", encoding="utf-8")
-        print(f"page written to {target}")
-    return 1 if any(faults(record) for record in records) else 0
+        bad = bad or bool(faults(record))
+        known[name] = record
+        write(target, [known[name] for name in FAMILIES if name in known])
+    return int(bad)
+
+
+def read_records(target: Path) -> dict[str, dict[str, Any]]:
+    """The records beside a page, by family; none where there is no page yet."""
+    records = target.with_suffix(".json")
+    if not records.exists():
+        return {}
+    return {record["name"]: record for record in json.loads(records.read_text(encoding="utf-8"))}
+
+
+def write(target: Path, records: Sequence[dict[str, Any]]) -> None:
+    """The page, and beside it the records."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(page(records), encoding="utf-8")
+    rows = ",\n".join(json.dumps(record) for record in records)
+    target.with_suffix(".json").write_text(f"[\n{rows}\n]\n", encoding="utf-8")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -87,11 +99,11 @@ def _parser() -> argparse.ArgumentParser:
         "lowest peak.",
     )
     parser.add_argument("families", nargs="*", metavar="FAMILY", help=", ".join(FAMILIES))
+    parser.add_argument("--missing", action="store_true", help="only those without a record")
     parser.add_argument("--timeout", type=float, default=120.0, help="of one family, in seconds")
     parser.add_argument(
-        "--save", type=Path, metavar="FILE",
-        help="the page, beside it the records as JSON; by default families.md for all, none for "
-        "some",
+        "--save", type=Path, metavar="FILE", default=RESULTS,
+        help=f"the page, beside it the records as JSON; by default {RESULTS.name} of the results",
     )  # fmt: skip
     parser.add_argument("--log", type=Path, default=Path("runs/sweep.log"))
     return parser

@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments.conformance import MEMORY_ERROR
 from experiments.machine import environment
+from experiments.verdicts import MEMORY_ERROR
+from experiments.zoo import FAMILIES
 
 BUDGETS: tuple[float | str, ...] = (0.5, "min")
 
@@ -33,6 +34,11 @@ def shortfalls(record: _Record) -> list[str]:
     """What falls short: no result in time, peaks that were told wrong, budgets that were not kept,
     nothing chunked without a reason."""
     found = []
+    eager = record["eager"]
+    if eager.get("told_bytes") is not None:
+        off = _difference(eager["told_bytes"], eager["peak_bytes"])
+        if abs(off) > MEMORY_ERROR:
+            found.append(f"eager peak told {off:+.1%} off")
     for budget in BUDGETS:
         name = str(budget)
         reply = record["budgets"].get(name, {"status": "none"})
@@ -62,10 +68,11 @@ def _off(run: _Record) -> float:
     """Predicted over measured peak, less 1; 0 where they differ by single numbers."""
     if "measured_bytes" not in run:
         return 0.0
-    difference = run["predicted_bytes"] - run["measured_bytes"]
-    if abs(difference) <= SMALL_BYTES:
-        return 0.0
-    return float(difference / max(run["measured_bytes"], 1))
+    return _difference(run["predicted_bytes"], run["measured_bytes"])
+
+
+def _difference(told: int, measured: int) -> float:
+    return (told - measured) / measured if abs(told - measured) > SMALL_BYTES else 0.0
 
 
 def verdict(record: _Record) -> str:
@@ -99,16 +106,18 @@ def _kind(record: _Record) -> str:
     return "chunked" if any(reply["loops"] for reply in replies) else "left unchunked"
 
 
-def page(records: Sequence[_Record], command: str) -> str:
-    """All records as Markdown."""
+def page(records: Sequence[_Record]) -> str:
+    """All records as Markdown, and the names of the families that there is none of."""
+    missing = [name for name in FAMILIES if name not in {record["name"] for record in records}]
     kinds = Counter(_kind(record) for record in records)
     machine = environment()
     lines = [
         "# Families that nobody had in mind",
         "",
-        f"Made by `{command}`. Tiny models of transformers and diffusers with random weights, each "
-        "in a process of its own: planned for half of the eager model's peak (or where that is out "
-        "of reach, for the lowest that is not, in italics) and for the lowest peak at a bounded "
+        "Made by `python -m experiments.sweep`. Tiny models of transformers and diffusers with "
+        "random weights, each in a process of its own: planned for half of the eager model's peak "
+        "(or where that is out of reach, for the lowest that is not, in italics) and for the "
+        "lowest peak at a bounded "
         "slowdown (`min`), run at two lengths, the second with the same applied model. Shares are "
         "measured peak over the eager model's; *off* is predicted over measured peak, the worst "
         f"of all runs; differences below {SMALL_BYTES} bytes count as none. Every output was "
@@ -117,7 +126,7 @@ def page(records: Sequence[_Record], command: str) -> str:
         ", ".join(f"{key} {value}" for key, value in machine.items()) + ".",
         "",
         f"**{len(records)} families: " + ", ".join(f"{n} {kind}" for kind, n in kinds.items())
-        + ".**",
+        + ".**" + (f" Not tried: {', '.join(missing)}." if missing else ""),
         "",
         "| family | eager KiB | 0.5 | min | loops | worst error | off | analysis s | remark |",
         "|---|---:|---:|---:|---:|---:|---:|---:|---|",

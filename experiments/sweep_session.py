@@ -17,7 +17,8 @@ import torch
 
 from experiments.judge import Judge, make_judge
 from experiments.zoo import FAMILIES
-from search_space.errors import BudgetError
+from search_space.eager_peak import eager_peak_bytes
+from search_space.errors import BudgetError, CaptureError
 from tuner.factory import Inputs
 from tuner.measure.backends import backend_for
 from tuner.measure.protocol import Status
@@ -40,7 +41,7 @@ class Session:
     def handle(self, request: dict[str, Any]) -> dict[str, Any]:
         """``eager``: the peak of the model as it is. ``budget``: a plan for it, tried."""
         if request["do"] == "eager":
-            return {"status": Status.OK.value, "peak_bytes": self._eager_peak()}
+            return {"status": Status.OK.value, **self._eager_peak()}
         started = time.monotonic()
         floor = None
         with contextlib.redirect_stderr(io.StringIO()):  # a capture that fails prints its graph
@@ -73,10 +74,15 @@ class Session:
             self._judges[place] = make_judge(self._model, self._given[place], torch.float32)
         return self._judges[place]
 
-    def _eager_peak(self) -> int:
+    def _eager_peak(self) -> dict[str, int | None]:
+        """Measured, and told without running it; None where it cannot be told."""
+        try:
+            told = eager_peak_bytes(self._model, *self._given[0])
+        except CaptureError:
+            told = None
         self._judge(0)  # which runs it: a first call may allocate what stays
         _, peak = self._backend.peak(lambda: _call(self._model, self._given[0]))
-        return peak.requested_bytes
+        return {"peak_bytes": peak.requested_bytes, "told_bytes": told}
 
     def _run(self, fast: Applied, place: int) -> dict[str, Any]:
         """Outputs judged and peak measured at one length; at the second a budget may be refused,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 from types import MappingProxyType
+from typing import Any
 
 import torch
 
@@ -27,10 +28,10 @@ from experiments.zoo_parts import (
     transformer,
 )
 
-_MIXTRAL = {
+_MIXTRAL: Mapping[str, Any] = MappingProxyType({
     "layers": 2, "width": 32, "heads": 4, "key_heads": 2, "intermediate": 64, "experts": 4,
     "vocabulary": 100,
-}  # fmt: skip
+})  # fmt: skip
 
 TEXT_FAMILIES: Mapping[str, Family] = MappingProxyType({
     # encoders

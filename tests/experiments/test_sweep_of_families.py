@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import copy
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from experiments.sweep import main
+from experiments.sweep import main, read_records, write
 from experiments.sweep_page import faults, page, shortfalls, verdict
 from experiments.zoo import FAMILIES
 
@@ -54,7 +53,12 @@ def test_a_good_record_has_no_fault_and_falls_short_of_nothing() -> None:
         (changed(status="timeout", reason="late", runs=[]), "min: no result in time", False),
         (changed(loops=0, explain=["g", "p", "nothing is chunked"]), "no reason given", False),
         (
-            {**RECORD, "eager": {"status": "ok", "peak_bytes": 9000}},
+            {**RECORD, "eager": {"status": "ok", "peak_bytes": 10_000, "told_bytes": 9000}},
+            "eager peak told -10.0% off",
+            False,
+        ),
+        (
+            {**RECORD, "eager": {"status": "ok", "peak_bytes": 9000, "told_bytes": None}},
             "0.5: takes 0.556 of the eager model's peak",
             False,
         ),
@@ -65,7 +69,7 @@ def test_every_fault_and_shortfall_is_named(
 ) -> None:
     assert words in verdict(record)
     assert bool(faults(record)) == grave
-    assert words.split(": ")[-1] in page([record], "command")
+    assert words.split(": ")[-1] in page([record])
 
 
 def test_reasons_and_refusals_are_on_the_page() -> None:
@@ -73,18 +77,21 @@ def test_reasons_and_refusals_are_on_the_page() -> None:
     unchunked = changed(loops=0, explain=["graph", "peak", why])
     assert shortfalls(unchunked) == []
     refused = {**RECORD, "budgets": {"0.5": {"status": "refused", "reason": "cannot | be"}}}
-    text = page([RECORD, unchunked, {**refused, "name": "other"}], "command")
+    text = page([RECORD, unchunked, {**refused, "name": "other"}])
     assert why in text and "cannot \\| be" in text
-    assert "**3 families: 2 chunked, 1 refused.**" in text
+    assert "**3 families: 2 chunked, 1 refused.** Not tried: roberta, " in text
 
 
 def test_a_family_is_tried_in_a_process_of_its_own(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     target = tmp_path / "page.md"
+    write(target, [{**RECORD, "name": "mamba"}])
     assert main(["whisper", "--save", str(target), "--log", str(tmp_path / "log")]) == 0
     assert "whisper (" in capsys.readouterr().out
-    (record,) = json.loads(target.with_suffix(".json").read_text(encoding="utf-8"))
+    records = read_records(target)
+    assert list(records) == ["mamba", "whisper"], "the other's record was not kept"
+    record = records["whisper"]
     assert set(record["budgets"]) == {"0.5", "min"}
     for reply in record["budgets"].values():
         (run,) = reply["runs"]

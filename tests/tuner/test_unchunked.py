@@ -16,7 +16,8 @@ class Convolution(torch.nn.Module):
         self.head = torch.nn.Conv1d(80, 32, 3, padding=1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.head(x)
+        made: torch.Tensor = self.head(x)
+        return made
 
 
 class Sums(torch.nn.Module):
