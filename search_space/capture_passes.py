@@ -98,6 +98,36 @@ def drop_clones(rows: Rows, outputs: tuple[Argument, ...]) -> tuple[Rows, tuple[
     return _redirect(rows, outputs, moved)
 
 
+_SCATTERS = frozenset({"aten.slice_scatter.default", "aten.select_scatter.default"})
+
+
+def drop_copies(rows: Rows, outputs: tuple[Argument, ...]) -> tuple[Rows, tuple[Argument, ...]]:
+    """``x[..., ::2] = y`` is traced as a copy of y which lies as the old values did, and is then
+    scattered: let the scatter read y itself.
+
+    The copy's storage reaches from the start of x's to the last old value, gaps included. Where y
+    is broadcast or cast by it, and where anything else reads it, it stays.
+    """
+    readers: dict[int, list[tuple[str, object]]] = {}
+    for node in rows:
+        for path, value in walk_arguments(node.args, node.kwargs):
+            if isinstance(value, Ref):
+                readers.setdefault(value.index, []).append((node.op, path))
+    kept = {value.index for _, value in walk_arguments(outputs) if isinstance(value, Ref)}
+    moved: dict[int, int] = {}
+    for node in rows:
+        if node.op != "aten.copy.default" or node.index in kept:
+            continue
+        source = node.args[1]
+        assert isinstance(source, Ref)
+        made, given = node.outputs[0], rows[source.index].outputs[0]
+        same = (made.shape, made.dtype, made.device) == (given.shape, given.dtype, given.device)
+        read = readers.get(node.index, [])
+        if same and all(op in _SCATTERS and path == (1,) for op, path in read):
+            moved[node.index] = moved.get(source.index, source.index)
+    return _redirect(rows, outputs, moved)
+
+
 def _behind(rows: Rows, outputs: tuple[Argument, ...]) -> set[int]:
     """The outputs, and all nodes whose storage they may share: those that they are views of."""
     waiting = [value.index for _, value in walk_arguments(outputs) if isinstance(value, Ref)]
@@ -172,7 +202,8 @@ def _redirect(
 
 
 PASSES: tuple[Pass, ...] = (
-    cut_metadata_edges, drop_clones, restore_mask_flags, restore_grouped_heads, drop_dead,
+    cut_metadata_edges, drop_clones, drop_copies, restore_mask_flags, restore_grouped_heads,
+    drop_dead,
 )  # fmt: skip
 """What capture does to the traced rows, in order."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from search_space.errors import CaptureError
 from search_space.forgotten import caches_forgotten
+from search_space.graph import Argument
 from search_space.layout import Layout
 from search_space.workspace import Call, Operand, workspace_bytes
 
@@ -61,25 +62,48 @@ look into them (is anything padded? is this a packed sequence?). Larger ones, su
 none."""
 
 
+_LIFT = torch.ops.aten.lift_fresh.default
+"""Gives out as new what ``torch.tensor`` has just made."""
+
+_TO = torch.ops.aten._to_copy.default
+
+
 class _Sizes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Runs ops on tensors without data wherever one of their arguments has none, and counts every
-    new storage. To the model the meta device and the CPU are the same."""
+    new storage, and what kernels take beside them. To the model the meta device and its own are the
+    same."""
 
-    def __init__(self, counter: _Counter) -> None:
+    def __init__(self, counter: _Counter, device: str) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._counter = counter
+        self._device = device
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         tensors = [t for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
+        if func is not _LIFT:
+            for tensor in tensors:  # what no op has made is the model's, though neither weight...
+                self._counter.ignore(tensor)  # ...nor buffer, such as a table of frequencies
+        if func is _TO and self._is_there(args[0], kwargs):
+            return args[0]
         if any(tensor.is_meta for tensor in tensors):
             result = func(*_without_data(args), **_without_data(kwargs))
         else:
             result = self._with_data(func, args, kwargs)
-        for leaf in pytree.tree_leaves(result):
-            if isinstance(leaf, torch.Tensor):
-                self._counter.meet(leaf)
+        made = [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, torch.Tensor)]
+        for leaf in made:
+            self._counter.meet(leaf)
+        if made and tensors:
+            call = _call(tensors, args, kwargs, made[0], self._device)
+            self._counter.transient(workspace_bytes(str(func), call))
         return result
+
+    def _is_there(self, tensor: torch.Tensor, kwargs: Mapping[str, Any]) -> bool:
+        """Whether a tensor is moved to where it is: asked of a CPU's model, whose other tensors
+        have no data, a move that is none arrives here all the same."""
+        if tensor.is_meta or tensor.device.type != self._device or kwargs.get("device") is None:
+            return False
+        return kwargs["device"].type == "meta" and kwargs.get("dtype") in (None, tensor.dtype)
 
     def _with_data(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         if "device" in kwargs:
@@ -137,14 +161,42 @@ _ATTENTION = (
 
 def _attention_workspace(given: Mapping[str, Any], device: str) -> int:
     tensors = [given[name] for name in _ATTENTION[:4] if given.get(name) is not None]
+    flags = {name: bool(given.get(name)) for name in ("is_causal", "enable_gqa")}
+    call = _call(tensors, (), flags, tensors[0], device)
+    return workspace_bytes("aten.scaled_dot_product_attention.default", call)
+
+
+def _call(
+    tensors: Sequence[torch.Tensor],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    made: torch.Tensor,
+    device: str,
+) -> Call:
+    """An op's call as the memory model's tables take it; its tensors stand among the operands."""
     operands = tuple(
-        Operand(k, Layout(tuple(t.shape), tuple(t.stride())), str(t.dtype).removeprefix("torch."))
+        Operand(k, Layout(tuple(t.shape), tuple(t.stride())), _name(t.dtype))
         for k, t in enumerate(tensors)
     )
-    dtype = str(tensors[0].dtype).removeprefix("torch.")
-    flags = tuple((name, bool(given.get(name))) for name in ("is_causal", "enable_gqa"))
-    call = Call(operands, (), tuple(tensors[0].shape), dtype, device, flags)
-    return workspace_bytes("aten.scaled_dot_product_attention.default", call)
+    return Call(
+        operands,
+        tuple(_plain(value) for value in args),
+        tuple(made.shape),
+        _name(made.dtype),
+        device,
+        tuple((key, _plain(value)) for key, value in kwargs.items()),
+    )
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _plain(value: Any) -> Argument:
+    """Numbers, flags, texts and lists of them; None for all else."""
+    if isinstance(value, (list, tuple)):
+        return tuple(_plain(one) for one in value)
+    return value if isinstance(value, (bool, int, float, str)) else None
 
 
 @contextlib.contextmanager
@@ -215,6 +267,6 @@ def _run(
     given, keywords = pytree.tree_map_only(torch.Tensor, convert, (args, kwargs))
     device = next(iter(devices), "cpu")
     attention = _WholeAttention(counter, device)
-    asked = _autocast_asked_of(device)
-    with torch.no_grad(), caches_forgotten(), asked, _Sizes(counter), attention:
+    asked, sizes = _autocast_asked_of(device), _Sizes(counter, device)
+    with torch.no_grad(), caches_forgotten(), asked, sizes, attention:
         torch.func.functional_call(model, weights, given, keywords, strict=False)
