@@ -110,7 +110,9 @@ def _attention_slices(bar: Bar) -> Call:
 
 def _sdpa_and_chunked_mlp(bar: Bar) -> Call:
     model, inputs = _make(bar, attention="sdpa")
-    model.enable_forward_chunking(chunk_size=64, dim=1)  # type: ignore[operator]
+    for module in model.modules():
+        if hasattr(module, "set_chunk_feed_forward"):
+            module.set_chunk_feed_forward(chunk_size=64, dim=1)  # type: ignore[operator]
     return _call(model, inputs(bar.length))
 
 

@@ -19,7 +19,7 @@ MIB = 2**20
 def way(peak_mib: float, ms: float, over_compile: float) -> dict[str, Any]:
     return {
         "status": "ok", "rss_bytes": int(peak_mib * MIB), "allocator_bytes": int(peak_mib * MIB),
-        "prepare_s": 1.0, "first_call_s": 2.0, "warm_start_s": 1.5, "cpu_ms": ms, "wall_ms": ms,
+        "prepare_s": 1.0, "first_call_s": 2.0, "cpu_ms": ms, "wall_ms": ms,
         "over_eager": [ms / 1000, ms / 1000, ms / 1000], "error": 1e-7, "wrong": "",
         "over_compile": [over_compile, over_compile, over_compile],
     }  # fmt: skip
@@ -67,6 +67,15 @@ def test_wrong_outputs_are_told() -> None:
     wrong = changed()
     wrong["ways"]["ours 0.1"]["wrong"] = "output 0 differs"
     assert "ours 0.1: output 0 differs" in misses(wrong)
+
+
+def test_a_second_process_must_start_within_twice_the_uncompiled_time() -> None:
+    compiled = {**way(44, 590, 1.0), "second_start_s": 5.9}
+    record = changed(**{"ours 0.1 compiled": compiled})
+    assert misses(record) == []  # 3 seconds uncompiled
+    assert "over the uncompiled plan's: ours 0.1 compiled 1.97x." in page({"gpt2": record})
+    compiled["second_start_s"] = 6.3
+    assert any("2.10x the uncompiled time" in line for line in misses(record))
 
 
 def test_the_page_has_a_row_for_every_way_and_every_bar(tmp_path: Path) -> None:

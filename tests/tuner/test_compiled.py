@@ -10,12 +10,13 @@ import pytest
 import torch
 from torch import fx, nn
 
+from search_space.eager_peak import eager_peak_bytes
 from search_space.errors import ConfigError
 from tuner import apply
 from tuner.compile_options import CompileOptions, parse_compile
 from tuner.measure.cpu import CpuBackend
 from tuner.runtime.compiled import CompiledPiece, Compiler
-from tuner.runtime.loop import ChunkLoop
+from tuner.runtime.loop import ChunkLoop, Output, Sliced
 
 WIDTH = 32
 
@@ -71,6 +72,26 @@ def test_compiled_plans_give_the_same_numbers_within_their_budget(model: nn.Modu
     assert report is not None and report.seconds > 0 and not report.failure
     # both layers are alike: what is compiled for one serves the other
     assert len({id(piece) for piece in pieces}) == 1
+
+
+def test_targets_are_compiled_once_and_share_it(model: nn.Module) -> None:
+    x = torch.randn(1, 204, WIDTH)
+    expected = model(x)
+    with apply(model, (x,), targets=["0", "1"], memory_budget=0.4, compile=True) as fast:
+        report = fast.compile_report
+        assert report is not None and not report.failure
+        (one,) = fast.distinct
+        tried = one.ready.compiled
+        assert tried is not None, fast.explain()
+        assert one.chosen.limit_bytes is not None
+        assert tried.peak_bytes <= one.chosen.limit_bytes
+        assert "compiled: " in fast.explain()
+        compiled = report.compiled
+        torch.testing.assert_close(fast(x), expected, rtol=1e-4, atol=1e-5)
+        assert report.compiled == compiled  # the call itself, with real tensors, compiles nothing
+        _, peak = CpuBackend().peak(lambda: fast(x))
+        allowed = 0.4 * eager_peak_bytes(model, (x,), {})
+    assert peak.requested_bytes <= allowed
 
 
 def test_without_a_compiler_the_plan_runs_as_it_is(
@@ -131,6 +152,45 @@ def test_pieces_of_one_structure_are_compiled_once() -> None:
     given = [torch.randn(4, 4) for _ in range(3)]
     torch.testing.assert_close(made(*given), module(*given))
     assert compiler.report.pieces == 2 and Counting.made == 1
+
+
+def test_a_ragged_last_pass_is_compiled_where_it_has_much_to_do() -> None:
+    graph = fx.Graph()
+    x, _, _ = (graph.placeholder(name) for name in ("x", "start", "length"))
+    aten = torch.ops.aten
+    up = graph.call_function(aten.tanh.default, (graph.call_function(aten.exp.default, (x,)),))
+    graph.output((up,))
+    body = fx.GraphModule(nn.Module(), graph)
+    for size, both in ((6, True), (7, False)):  # 11 = 6 + 5; 15 = 7 + 7 + 1
+        extent = 11 if both else 15
+        cut = Sliced(0, 1)
+        loop = ChunkLoop(body, extent, size, (cut,), (Output((extent, 3), (3, 1), cut),))
+        whole = fx.Graph()
+        whole.output((whole.call_module("region_0", (whole.placeholder("x"),)),))
+        module = fx.GraphModule(nn.ModuleDict({"region_0": loop}), whole)
+        made = Compiler().with_compiled(module)
+        (compiled,) = loops_of(made)
+        assert compiled.tail is not None
+        pieces = [one for one in compiled.tail.modules() if isinstance(one, CompiledPiece)]
+        assert bool(pieces) is both
+        given = torch.randn(extent, 3)
+        torch.testing.assert_close(made(given)[0], module(given)[0])
+
+
+def test_a_piece_drops_what_it_was_given_after_its_last_use() -> None:
+    graph = fx.Graph()
+    x, weight = graph.placeholder("x"), graph.placeholder("weight")
+    aten = torch.ops.aten
+    value = graph.call_module("between", (x,))  # an intermediate: nobody else holds it
+    for _ in range(3):
+        value = graph.call_function(aten.mm.default, (value, weight))
+    graph.output((value,))
+    module = fx.GraphModule(nn.ModuleDict({"between": nn.ReLU()}), graph)
+    made = Compiler().with_compiled(module)
+    given = torch.randn(512, 256), torch.randn(256, 256)
+    torch.testing.assert_close(made(*given), module(*given), rtol=1e-4, atol=1e-4)
+    _, peak = CpuBackend().peak(lambda: made(*given))
+    assert peak.requested_bytes == 2 * given[0].nbytes  # three, were the first held to the end
 
 
 @pytest.mark.parametrize("value", ["fast", 3, {"bodies": "yes"}, {1: 2}])

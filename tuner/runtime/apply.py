@@ -101,9 +101,9 @@ def apply(
         )
     wish = make_wish(model, plans, memory_budget, memory, kernels, compile)
     if targets is not None:
-        if wish.compile:
-            raise ConfigError("compile is for whole models: leave the targets out, or compile off")
-        targeted = AppliedTargets(model, targets, wish.plans, wish.budget, wish.kernels)
+        targeted = AppliedTargets(
+            model, targets, wish.plans, wish.budget, wish.kernels, wish.compile
+        )
         try:
             targeted.prepare(*args, **dict(kwargs or {}))
         except BaseException:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,10 +19,13 @@ from search_space.probe import Prober
 from tuner.runtime.analysis import Analysis
 from tuner.runtime.captures import Located, capture_key, locate_in
 from tuner.runtime.choose import Chosen
+from tuner.runtime.compiled import Compiler
+from tuner.runtime.compiled_run import Tried, try_compiled
 from tuner.runtime.equal_blocks import Attribute, differing_attributes, skeleton, watch_reads
 from tuner.runtime.generate import generate, with_weights_of
 from tuner.runtime.replaced import Replaced
 from tuner.runtime.signature import autocast_state, layout
+from tuner.runtime.wish import Compiling
 
 _PLAIN_LEAVES = (
     type(None), bool, int, float, complex, str, enum.Enum, torch.dtype, torch.device, torch.layout,
@@ -171,10 +174,11 @@ def families(targets: Sequence[Target]) -> dict[str, Family]:
 
 @dataclass(frozen=True, eq=False)
 class Ready:
-    """What runs for a target's calls of one key."""
+    """What runs for a target's calls of one key; ``compiled`` where it is compiled."""
 
     captured: Capture
     module: fx.GraphModule
+    compiled: Tried | None = None
 
     def run(self, tensors: Sequence[torch.Tensor]) -> Any:
         """The output, in the target's own structure."""
@@ -196,12 +200,18 @@ def graph_key(located: Located) -> GraphKey:
 
 
 class Workshop:
-    """Analyses and generated code, each made once and shared by all targets that it fits."""
+    """Analyses and generated code, each made once and shared by all targets that it fits.
 
-    def __init__(self) -> None:
+    Args:
+        compiling: what is compiled; see :class:`tuner.runtime.wish.Wish`.
+    """
+
+    def __init__(self, compiling: Compiling = False) -> None:
+        self.compiler = None if compiling is False else Compiler(compiling)
+        self._all_compiled = bool(compiling)
         self._probe = Prober()
         self._analyses: dict[GraphKey, Analysis] = {}
-        self._modules: dict[tuple[int, GraphKey, Plan], tuple[Capture, fx.GraphModule]] = {}
+        self._made: dict[tuple[int, GraphKey, Plan, object], Ready] = {}
 
     def analysis(self, located: Located) -> Analysis:
         """The analysis of a graph at a call's sizes."""
@@ -213,15 +223,38 @@ class Workshop:
             )
         return self._analyses[key]
 
-    def ready(self, target: Target, located: Located, chosen: Chosen) -> Ready:
-        """A plan's code, reading the weights of this target."""
+    def compiles(self, plan: Plan) -> bool:
+        """Whether a plan is to run compiled."""
+        return self.compiler is not None and (self._all_compiled or plan.compiled)
+
+    def ready(
+        self,
+        target: Target,
+        located: Located,
+        chosen: Chosen,
+        examples: Callable[[], Sequence[torch.Tensor]] | None = None,
+    ) -> Ready:
+        """A plan's code, reading the weights of this target.
+
+        Args:
+            examples: gives tensors as the target is called with, on which code is compiled and its
+                memory measured; without them nothing is compiled.
+        """
         captured = located.captured
-        key = (id(captured), graph_key(located), chosen.plan)
-        if key not in self._modules:
+        if not self.compiles(chosen.plan):
+            examples = None
+        measured = None if examples is None else (chosen.limit_bytes,)
+        key = (id(captured), graph_key(located), chosen.plan, measured)  # (captures are kept)
+        if key not in self._made:
             analysis = self.analysis(located)
             module = generate(analysis, chosen.plan, target.module, captured.constants)
-            self._modules[key] = (captured, module)
-        return Ready(captured, with_weights_of(self._modules[key][1], target.module))
+            tried = None
+            if examples is not None and self.compiler is not None:
+                with torch.inference_mode(False):
+                    tried = try_compiled(module, self.compiler, examples(), chosen.limit_bytes)
+            self._made[key] = Ready(captured, module if tried is None else tried.module, tried)
+        made = self._made[key]
+        return replace(made, module=with_weights_of(made.module, target.module))
 
     def forget(self) -> None:
         """Free what only choosing plans needed."""
@@ -231,13 +264,17 @@ class Workshop:
     def clear(self) -> None:
         """Free all."""
         self._analyses.clear()
-        self._modules.clear()
+        self._made.clear()
+
+
+_DRAWN = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def real_like(value: Any, device: torch.device) -> Any:
-    """Arguments without data as ones with data, zeros where they are integers: for capture, which
-    reads shapes alone. What is one tensor stays one."""
+    """Arguments without data as ones with data: random numbers, or zeros where they are no plain
+    floating point. What is one tensor stays one."""
     made: dict[int, torch.Tensor] = {}
+    generator = torch.Generator(device).manual_seed(0)  # (the user's own is left alone)
 
     def convert(tensor: torch.Tensor) -> torch.Tensor:
         if id(tensor) not in made:
@@ -245,8 +282,13 @@ def real_like(value: Any, device: torch.device) -> Any:
                 found = torch.empty_strided(
                     tensor.shape, tensor.stride(), dtype=tensor.dtype, device=device
                 )
-                if not tensor.is_floating_point() and not tensor.is_complex():
-                    found.zero_()
+                # (all of its storage, since elements may share places)
+                places = found.untyped_storage().nbytes() // found.element_size()
+                flat = found.as_strided((places,), (1,))
+                if tensor.dtype in _DRAWN:
+                    flat.normal_(generator=generator)
+                else:
+                    flat.zero_()
             else:
                 found = tensor.to(device)
             made[id(tensor)] = found

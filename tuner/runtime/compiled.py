@@ -4,7 +4,7 @@ Inductor gets straight pieces of the generated code, each at its fixed sizes, wi
 like all else; the loops themselves stay Python, so that nothing is fused across passes and the
 saving is kept. A piece is compiled when it first runs, once for all that are alike, through
 Inductor's own cache on disk. What cannot be compiled at fixed sizes stays as it is: ops whose sizes
-depend on where a pass begins, and ragged last passes.
+depend on where a pass begins. So do ragged last passes that have little to do.
 
 Where there is no working compiler, one message says so and the pieces run uncompiled.
 """
@@ -28,11 +28,15 @@ from tuner.runtime.loop import ChunkLoop
 
 log = logging.getLogger("autochunk")
 
-_Callable = Callable[..., Any]
-"""Takes tensors, gives a tuple of tensors."""
+_Callable = Callable[[list[torch.Tensor]], Any]
+"""Takes a list of tensors, which it may empty, and gives a sequence of tensors."""
 
 _LEAST_KERNELS = 2
 """Pieces of fewer kernels have nothing to fuse."""
+
+_LEAST_TAIL = 0.1
+"""A ragged last pass is compiled, for its own length, where it does at least this share of a loop's
+work: of two nearly equal passes the second is half of it."""
 
 _TOLERANCE = {torch.bfloat16: 3e-2, torch.float16: 4e-3}
 """How far a compiled piece may be off, as a share of the largest value; 1e-4 by default."""
@@ -70,19 +74,29 @@ class Compiler:
             self._loops(made, {})
         return made
 
-    def _loops(self, module: fx.GraphModule, known: dict[int, fx.GraphModule]) -> None:
+    def _loops(
+        self, module: fx.GraphModule, known: dict[tuple[int, int], fx.GraphModule]
+    ) -> None:
         """Exchange the bodies of a module's loops; loops that share one go on sharing it."""
+
+        def compiled(body: fx.GraphModule, length: int) -> fx.GraphModule:
+            """For passes of that length; ``known`` holds those made before."""
+            if (id(body), length) not in known:
+                made = self._pieces(body, {"length": length})
+                self._loops(made, known)
+                known[id(body), length] = made
+            return known[id(body), length]
+
         for name, loop in list(module.named_children()):
             if not isinstance(loop, ChunkLoop):
                 continue
-            if id(loop.body) not in known:
-                body = self._pieces(loop.body, {"length": loop.chunk_size})
-                self._loops(body, known)
-                known[id(loop.body)] = body
-            ragged = loop.extent % loop.chunk_size != 0
-            tail = loop.tail if loop.tail is not None or not ragged else loop.body
+            rest = loop.extent % loop.chunk_size
+            tail = loop.tail if loop.tail is not None or not rest else loop.body
+            if tail is not None and rest >= _LEAST_TAIL * loop.extent:
+                tail = compiled(tail, rest)
             setattr(module, name, ChunkLoop(
-                known[id(loop.body)], loop.extent, loop.chunk_size, loop.inputs, loop.outputs, tail
+                compiled(loop.body, loop.chunk_size), loop.extent, loop.chunk_size,
+                loop.inputs, loop.outputs, tail,
             ))  # fmt: skip
 
     def _pieces(self, module: fx.GraphModule, known: Mapping[str, int]) -> fx.GraphModule:
@@ -106,7 +120,10 @@ class Compiler:
             name = f"compiled_{len(pieces)}"
             piece = _Piece.of(group, order.fixed)
             pieces[name] = CompiledPiece(piece.module, piece.structure, self)
-            given = made.call_module(name, tuple(values[node] for node in piece.inputs))
+            # in a list that the piece empties, so that each tensor goes after its last use and none
+            # is held to the piece's end
+            handed = made.call_function(in_a_list, tuple(values[node] for node in piece.inputs))
+            given = made.call_module(name, (handed,))
             for place, node in enumerate(piece.outputs):
                 values[node] = made.call_function(operator.getitem, (given, place))
         self.report.pieces += len(pieces)
@@ -125,15 +142,16 @@ class Compiler:
         from torch._inductor import standalone_compile
 
         started = time.perf_counter()
+        given: list[Any] = [list(tensors)]  # (one argument)
         try:
             with warnings.catch_warnings():  # the compiler's remarks are of no use to users
                 warnings.simplefilter("ignore")
                 made = standalone_compile(
-                    module, list(tensors), dynamic_shapes="from_example_inputs",
+                    module, given, dynamic_shapes="from_example_inputs",
                     options={"config_patches": dict(self.options.options)},
                 )  # fmt: skip
             made._artifacts = None  # (for saving; it holds all that was compiled before as well)
-            expected, found = module(*tensors), made(*tensors)
+            expected, found = module(list(tensors)), made(list(tensors))
         except Exception as error:  # whatever a compiler on a user's machine may raise
             reason = str(error).strip().splitlines()
             self.report.failure = (
@@ -153,6 +171,11 @@ class Compiler:
             return module
         self.report.compiled += 1
         return made
+
+
+def in_a_list(*tensors: torch.Tensor) -> list[torch.Tensor]:
+    """Tensors as a list, whose owner may empty it."""
+    return list(tensors)
 
 
 def _difference(
@@ -187,15 +210,15 @@ class CompiledPiece(torch.nn.Module):
         self._run: _Callable | None = None
         self._strides: tuple[tuple[int, ...], ...] = ()
 
-    def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def forward(self, tensors: list[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        """The piece's outputs; ``tensors`` may be empty afterwards."""
         strides = tuple(tensor.stride() for tensor in tensors)
         if self._run is None:
             self._run = self._compiler.compile(self.original, self._structure, tensors)
             self._strides = strides
         # sizes are those of the generated code, but a caller's tensor may lie otherwise next time
         run = self._run if strides == self._strides else self.original
-        made: tuple[torch.Tensor, ...] = run(*tensors)
-        return made
+        return tuple(run(tensors))
 
 
 class _Order:
@@ -314,8 +337,10 @@ class _Piece:
         made = fx.Graph()
         values: dict[fx.Node, Any] = dict(fixed)
         places: dict[fx.Node, object] = {}
+        given = made.placeholder("given")
+        given.meta["steal_arg"] = True  # (the compiler's word for a list that it empties)
         for place, node in enumerate(entering):
-            values[node] = made.placeholder(f"input_{place}")
+            values[node] = made.call_function(operator.getitem, (given, place))
             places[node] = ("input", place)
         rows: list[object] = []
         for place, node in enumerate(nodes):

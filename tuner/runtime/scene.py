@@ -9,9 +9,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
+from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import _disable_current_modes
 
 from cost_models.select import mib
@@ -34,12 +36,14 @@ from tuner.runtime.blocks import (
 )
 from tuner.runtime.captures import Located
 from tuner.runtime.choose import Chosen, choose_for, eager_or_captured_peak
+from tuner.runtime.compiled_run import explain_compiled
 from tuner.runtime.explain import explain_plan
 from tuner.runtime.find_targets import suggestion
 from tuner.runtime.kernels import Forms
 from tuner.runtime.lookup import Plans
 from tuner.runtime.outside import Outside
 from tuner.runtime.replaced import unchanged
+from tuner.runtime.wish import Compiling
 
 log = logging.getLogger("autochunk")
 
@@ -135,11 +139,16 @@ class SceneMaker:
     """
 
     def __init__(
-        self, model: torch.nn.Module, plans: Plans, budget: Budget | None, kernels: Kernels
+        self,
+        model: torch.nn.Module,
+        plans: Plans,
+        budget: Budget | None,
+        kernels: Kernels,
+        compiling: Compiling = False,
     ) -> None:
         self.model = model
         self.families: Mapping[str, Family] = {}
-        self.workshop = Workshop()
+        self.workshop = Workshop(compiling)
         self._plans = plans
         self._forms = Forms(kernels, lambda graph: plans.judged(graph) is not None)
         self._budget = budget
@@ -179,9 +188,7 @@ class SceneMaker:
             )
         for call in calls:
             if call.located is None:
-                device = _device_of(call.target.module, self.model)
-                given = real_like((call.arguments.args, call.arguments.kwargs), device)
-                call.located = self.locate(call.target, *given)
+                call.located = self.locate(call.target, *self._with_data(call))
         groups: dict[GraphKey, list[Call]] = {}
         for call in calls:
             assert call.located is not None
@@ -197,7 +204,9 @@ class SceneMaker:
         for group, own, bytes_outside in zip(groups.values(), chosen, outside, strict=True):
             for call in group:
                 assert call.located is not None
-                made = self.workshop.ready(call.target, call.located, own)
+                made = self.workshop.ready(
+                    call.target, call.located, own, partial(self._examples, call)
+                )
                 ready[call.target.name, call.arguments.key] = made
             first = group[0]
             assert first.located is not None
@@ -212,6 +221,17 @@ class SceneMaker:
                 )
             )
         return Scene(tuple(distinct), ready, beyond, eager, limit)
+
+    def _with_data(self, call: Call) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        device = _device_of(call.target.module, self.model)
+        given: tuple[tuple[Any, ...], dict[str, Any]] = real_like(
+            (call.arguments.args, call.arguments.kwargs), device
+        )
+        return given
+
+    def _examples(self, call: Call) -> list[torch.Tensor]:
+        leaves = pytree.tree_leaves(self._with_data(call))
+        return [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
 
     def _within(
         self, calls: Sequence[Call], outside: Sequence[int], beyond: int, limit: int | None
@@ -303,7 +323,9 @@ class SceneMaker:
         if scene.limit_bytes is not None:
             budget = _left(scene.limit_bytes, outside)
         chosen = self.choose(located, budget, target, arguments)
-        scene.ready[target.name, arguments.key] = self.workshop.ready(target, located, chosen)
+        scene.ready[target.name, arguments.key] = self.workshop.ready(
+            target, located, chosen, lambda: arguments.tensors
+        )
         self.workshop.forget()
 
     def run_lowest(self, target: Target, arguments: Arguments, located: Located) -> Any:
@@ -313,7 +335,9 @@ class SceneMaker:
         return self.workshop.ready(target, located, chosen).run(arguments.tensors)
 
 
-def explain_scene(scene: Scene, model: torch.nn.Module, targets: int) -> list[str]:
+def explain_scene(
+    scene: Scene, model: torch.nn.Module, targets: int, workshop: Workshop
+) -> list[str]:
     """The plans of a scene as a person reads them."""
     eager = "unknown" if scene.eager_peak_bytes is None else mib(scene.eager_peak_bytes)
     limit = "" if scene.limit_bytes is None else f", budget {mib(scene.limit_bytes)}"
@@ -330,6 +354,8 @@ def explain_scene(scene: Scene, model: torch.nn.Module, targets: int) -> list[st
             f"{mib(one.outside_bytes)}"
         )
         lines.append(explain_plan(one.analysis, one.chosen))
+        if workshop.compiler is not None and workshop.compiles(one.chosen.plan):
+            lines.extend(explain_compiled(workshop.compiler, one.ready.compiled))
     return lines
 
 

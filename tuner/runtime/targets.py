@@ -28,6 +28,7 @@ from search_space.errors import CaptureError
 from search_space.plan import Plan
 from search_space.rewrites import AS_CAPTURED, Kernels
 from tuner.runtime.blocks import Target, families, read_arguments, weights_state
+from tuner.runtime.compiled import CompileReport
 from tuner.runtime.explain import module_code
 from tuner.runtime.find_targets import AUTO, auto_targets, match_targets, parts_of, suggestion
 from tuner.runtime.lookup import Plans
@@ -42,6 +43,7 @@ from tuner.runtime.scene import (
     explain_scene,
 )
 from tuner.runtime.signature import autocast_state
+from tuner.runtime.wish import Compiling
 
 log = logging.getLogger("autochunk")
 
@@ -72,9 +74,10 @@ class AppliedTargets:
         plans: Plans,
         budget: Budget | None,
         kernels: Kernels | None = None,
+        compiling: Compiling = False,
     ) -> None:
         self.model = model
-        self._maker = SceneMaker(model, plans, budget, kernels or AS_CAPTURED)
+        self._maker = SceneMaker(model, plans, budget, kernels or AS_CAPTURED, compiling)
         self._auto = targets == AUTO
         names = auto_targets(model) if self._auto else match_targets(model, targets)
         if not names:
@@ -159,7 +162,7 @@ class AppliedTargets:
     def explain(self) -> str:
         """The plans of the last call's sizes as a person reads them."""
         scene = self._current
-        lines = explain_scene(scene, self.model, len(self._targets))
+        lines = explain_scene(scene, self.model, len(self._targets), self._maker.workshop)
         called = {name for one in scene.distinct for name in one.names}
         idle = [name for name in self._targets if name not in called]
         if idle:
@@ -167,6 +170,12 @@ class AppliedTargets:
         for name, reason in self._unchunked.items():
             lines.append(f"\nleft unchunked: {name}: {reason}")
         return "\n".join(lines)
+
+    @property
+    def compile_report(self) -> CompileReport | None:
+        """What compiling came to so far; None where it is turned off."""
+        compiler = self._maker.workshop.compiler
+        return None if compiler is None else compiler.report
 
     @property
     def _current(self) -> Scene:
