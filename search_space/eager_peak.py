@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -19,7 +19,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from search_space.errors import CaptureError
 from search_space.forgotten import caches_forgotten
-from search_space.graph import Argument
 from search_space.layout import Layout
 from search_space.workspace import Call, Operand, workspace_bytes
 
@@ -70,8 +69,7 @@ _TO = torch.ops.aten._to_copy.default
 
 class _Sizes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Runs ops on tensors without data wherever one of their arguments has none, and counts every
-    new storage, and what kernels take beside them. To the model the meta device and its own are the
-    same."""
+    new storage. To the model the meta device and its own are the same."""
 
     def __init__(self, counter: _Counter, device: str) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -90,12 +88,9 @@ class _Sizes(TorchDispatchMode):  # type: ignore[no-untyped-call]
             result = func(*_without_data(args), **_without_data(kwargs))
         else:
             result = self._with_data(func, args, kwargs)
-        made = [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, torch.Tensor)]
-        for leaf in made:
-            self._counter.meet(leaf)
-        if made and tensors:
-            call = _call(tensors, args, kwargs, made[0], self._device)
-            self._counter.transient(workspace_bytes(str(func), call))
+        for leaf in pytree.tree_leaves(result):
+            if isinstance(leaf, torch.Tensor):
+                self._counter.meet(leaf)
         return result
 
     def _is_there(self, tensor: torch.Tensor, kwargs: Mapping[str, Any]) -> bool:
@@ -161,42 +156,14 @@ _ATTENTION = (
 
 def _attention_workspace(given: Mapping[str, Any], device: str) -> int:
     tensors = [given[name] for name in _ATTENTION[:4] if given.get(name) is not None]
-    flags = {name: bool(given.get(name)) for name in ("is_causal", "enable_gqa")}
-    call = _call(tensors, (), flags, tensors[0], device)
-    return workspace_bytes("aten.scaled_dot_product_attention.default", call)
-
-
-def _call(
-    tensors: Sequence[torch.Tensor],
-    args: Sequence[Any],
-    kwargs: Mapping[str, Any],
-    made: torch.Tensor,
-    device: str,
-) -> Call:
-    """An op's call as the memory model's tables take it; its tensors stand among the operands."""
     operands = tuple(
-        Operand(k, Layout(tuple(t.shape), tuple(t.stride())), _name(t.dtype))
+        Operand(k, Layout(tuple(t.shape), tuple(t.stride())), str(t.dtype).removeprefix("torch."))
         for k, t in enumerate(tensors)
     )
-    return Call(
-        operands,
-        tuple(_plain(value) for value in args),
-        tuple(made.shape),
-        _name(made.dtype),
-        device,
-        tuple((key, _plain(value)) for key, value in kwargs.items()),
-    )
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
-def _plain(value: Any) -> Argument:
-    """Numbers, flags, texts and lists of them; None for all else."""
-    if isinstance(value, (list, tuple)):
-        return tuple(_plain(one) for one in value)
-    return value if isinstance(value, (bool, int, float, str)) else None
+    dtype = str(tensors[0].dtype).removeprefix("torch.")
+    flags = tuple((name, bool(given.get(name))) for name in ("is_causal", "enable_gqa"))
+    call = Call(operands, (), tuple(tensors[0].shape), dtype, device, flags)
+    return workspace_bytes("aten.scaled_dot_product_attention.default", call)
 
 
 @contextlib.contextmanager
