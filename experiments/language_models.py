@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -61,9 +62,6 @@ def llama(
     """
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    kept = _kept_logits(logits)
-
-    torch.manual_seed(0)
     config = LlamaConfig(
         hidden_size=width,
         num_hidden_layers=layers,
@@ -75,14 +73,7 @@ def llama(
         use_cache=False,
         attn_implementation=attention,
     )
-    model = redraw_zeros(LlamaForCausalLM(config).eval())
-
-    def inputs(length: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        generator = torch.Generator().manual_seed(length)
-        ids = torch.randint(0, vocabulary, (batch, length), generator=generator)
-        return (ids,), {"use_cache": False, **kept}
-
-    return model, inputs
+    return _causal(LlamaForCausalLM, config, batch, logits)
 
 
 def qwen3(
@@ -101,8 +92,6 @@ def qwen3(
     """Hugging Face's Qwen3: grouped queries, normalised queries and keys; arguments as Llama's."""
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
-    kept = _kept_logits(logits)
-    torch.manual_seed(0)
     config = Qwen3Config(
         hidden_size=width,
         num_hidden_layers=layers,
@@ -115,21 +104,25 @@ def qwen3(
         use_cache=False,
         attn_implementation=attention,
     )
-    model = redraw_zeros(Qwen3ForCausalLM(config).eval())
+    return _causal(Qwen3ForCausalLM, config, batch, logits)
+
+
+def _causal(
+    make: Callable[[Any], torch.nn.Module], config: Any, batch: int, logits: str
+) -> Subject:
+    """A causal model of a configuration, and its inputs; ``logits`` as :func:`llama` has them."""
+    if logits not in ("all", "last"):
+        raise ValueError(f"logits must be 'all' or 'last', got {logits!r}")
+    kept = {"logits_to_keep": 1} if logits == "last" else {}
+    torch.manual_seed(0)
+    model = redraw_zeros(make(config).eval())
 
     def inputs(length: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
         generator = torch.Generator().manual_seed(length)
-        ids = torch.randint(0, vocabulary, (batch, length), generator=generator)
+        ids = torch.randint(0, config.vocab_size, (batch, length), generator=generator)
         return (ids,), {"use_cache": False, **kept}
 
     return model, inputs
-
-
-def _kept_logits(logits: str) -> dict[str, Any]:
-    """The keyword argument of a causal model that asks for these logits."""
-    if logits not in ("all", "last"):
-        raise ValueError(f"logits must be 'all' or 'last', got {logits!r}")
-    return {"logits_to_keep": 1} if logits == "last" else {}
 
 
 def bert(

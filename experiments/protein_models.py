@@ -73,6 +73,27 @@ def esmfold_stack(
     return model, inputs
 
 
+def _trunk(
+    blocks: int, c_s: int, c_z: int, head_width: int, structure_width: int
+) -> dict[str, Any]:
+    """The configuration of ESMFold's trunk, without dropout or chunks."""
+    return {
+        "num_blocks": blocks,
+        "sequence_state_dim": c_s,
+        "pairwise_state_dim": c_z,
+        "sequence_head_width": head_width,
+        "pairwise_head_width": head_width,
+        "dropout": 0.0,
+        "chunk_size": None,
+        "structure_module": {
+            "sequence_dim": structure_width,
+            "pairwise_dim": c_z,
+            "num_blocks": 2,
+            "dropout_rate": 0.0,
+        },
+    }
+
+
 def esmfold(
     blocks: int = 2,
     c_s: int = 256,
@@ -111,21 +132,7 @@ def esmfold(
         vocab_list=get_default_vocab_list(),
         esmfold_config={
             "fp16_esm": False,
-            "trunk": {
-                "num_blocks": blocks,
-                "sequence_state_dim": c_s,
-                "pairwise_state_dim": c_z,
-                "sequence_head_width": head_width,
-                "pairwise_head_width": head_width,
-                "dropout": 0.0,
-                "chunk_size": None,
-                "structure_module": {
-                    "sequence_dim": structure_width,
-                    "pairwise_dim": c_z,
-                    "num_blocks": 2,
-                    "dropout_rate": 0.0,
-                },
-            },
+            "trunk": _trunk(blocks, c_s, c_z, head_width, structure_width),
         },
     )
     model = redraw_zeros(EsmForProteinFolding(config).eval())

@@ -103,24 +103,27 @@ def _esmfold_chunks(bar: Bar, size: int) -> Call:
 
 
 def _attention_slices(bar: Bar) -> Call:
-    model, inputs = bar.make()
-    model.set_attention_slice("max")  # type: ignore[operator]
+    made, inputs = bar.make()
+    model: Any = made
+    model.set_attention_slice("max")
     return _call(model, inputs(bar.length))
 
 
 def _sdpa_and_chunked_mlp(bar: Bar) -> Call:
     model, inputs = _make(bar, attention="sdpa")
     for module in model.modules():
-        if hasattr(module, "set_chunk_feed_forward"):
-            module.set_chunk_feed_forward(chunk_size=64, dim=1)  # type: ignore[operator]
+        in_chunks = getattr(module, "set_chunk_feed_forward", None)
+        if in_chunks is not None:
+            in_chunks(chunk_size=64, dim=1)
     return _call(model, inputs(bar.length))
 
 
 def _bert_chunked_mlp(bar: Bar, size: int) -> Call:
     model, inputs = bar.make()
+    module: Any
     for module in model.modules():
         if hasattr(module, "chunk_size_feed_forward"):
-            module.chunk_size_feed_forward = size  # type: ignore[assignment]
+            module.chunk_size_feed_forward = size
     return _call(model, inputs(bar.length))
 
 

@@ -85,7 +85,8 @@ def best_for_bar(record: Record) -> tuple[str, float, float] | None:
 
 
 def misses(record: Record) -> list[str]:
-    """All that falls short, in words: bars, wrong outputs, and rivals ahead of our frontier."""
+    """All that falls short, in words: bars, wrong outputs, rivals ahead of our frontier, and what
+    was not measured."""
     found = []
     bars = RIVAL_BARS.get(record["key"])
     best = best_for_bar(record)
@@ -101,7 +102,13 @@ def misses(record: Record) -> list[str]:
     for name, way in measured(record).items():
         if way["wrong"]:
             found.append(f"{name}: {way['wrong']}")
-    for name, over in _second_starts(record).items():
+    starts = _second_starts(record)
+    for name, way in record["ways"].items():
+        if way["status"] != "ok" and not is_ours(name):
+            found.append(f"{name}: not measured, so that nobody knows whether it is ahead")
+        elif way["status"] == "ok" and is_ours(name) and is_compiled(name) and name not in starts:
+            found.append(f"{name}: a second process's start was not measured")
+    for name, over in starts.items():
         if over > SECOND_START_BAR:
             found.append(
                 f"{name}: a second process starts in {over:.2f}x the uncompiled time, bar "

@@ -33,7 +33,12 @@ class _Counter:
 
     def ignore(self, tensor: torch.Tensor) -> None:
         """What belongs to the caller or the model does not count."""
-        self._seen.add(tensor.untyped_storage()._cdata)
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key not in self._seen:
+            self._seen.add(key)
+            # another storage may come to lie where this one lay
+            weakref.finalize(storage, self._seen.discard, key)
 
     def meet(self, tensor: torch.Tensor) -> None:
         storage = tensor.untyped_storage()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -19,12 +20,12 @@ from tuner.measure.cpu import CpuBackend
 MODELS = "tests.experiments.small_models"
 
 
-def check(name: str, length: int = 24, **options: object) -> Report:
+def check(name: str, length: int = 24, **options: Any) -> Report:
     """The report on a small model."""
-    arguments = {"combinations": 2, "max_classes": 4, **options}
+    arguments: dict[str, Any] = {"combinations": 2, "max_classes": 4, **options}
     dtype = str(arguments.pop("dtype", "fp32"))
     subject = load_subject(f"{MODELS}:{name}", dtype=dtype)
-    return Check(subject, CpuBackend(), length, **arguments).run()  # type: ignore[arg-type]
+    return Check(subject, CpuBackend(), length, **arguments).run()
 
 
 def verdicts(report: Report) -> set[str]:

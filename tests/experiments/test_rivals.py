@@ -78,6 +78,14 @@ def test_a_second_process_must_start_within_twice_the_uncompiled_time() -> None:
     assert any("2.10x the uncompiled time" in line for line in misses(record))
 
 
+def test_what_was_not_measured_is_told() -> None:
+    record = changed(**{"ours 0.1 compiled": way(44, 590, 1.0)})  # no second process was started
+    assert misses(record) == ["ours 0.1 compiled: a second process's start was not measured"]
+    crashed = changed(sdpa={"status": "crash", "reason": "no such method"})
+    (line,) = misses(crashed)
+    assert line.startswith("sdpa: not measured")
+
+
 def test_the_page_has_a_row_for_every_way_and_every_bar(tmp_path: Path) -> None:
     text = page({"gpt2": RECORD})
     for name in RECORD["ways"]:

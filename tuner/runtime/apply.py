@@ -101,21 +101,29 @@ def apply(
         )
     wish = make_wish(model, plans, memory_budget, memory, kernels, compile)
     if targets is not None:
-        targeted = AppliedTargets(
-            model, targets, wish.plans, wish.budget, wish.kernels, wish.compile
-        )
-        try:
-            targeted.prepare(*args, **dict(kwargs or {}))
-        except BaseException:
-            targeted.remove()
-            raise
-        return targeted
+        return _apply_targets(model, targets, wish, args, kwargs)
     applied = Applied(model, wish)
     try:
         applied.prepare(*args, **dict(kwargs or {}))
     except CaptureError as error:
         raise CaptureError(f"{error}. Of {type(model).__name__}, {suggestion(model)}") from error
     return applied
+
+
+def _apply_targets(
+    model: torch.nn.Module,
+    targets: str | Sequence[str],
+    wish: Wish,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any] | None,
+) -> AppliedTargets:
+    targeted = AppliedTargets(model, targets, wish.plans, wish.budget, wish.kernels, wish.compile)
+    try:
+        targeted.prepare(*args, **dict(kwargs or {}))
+    except BaseException:
+        targeted.remove()
+        raise
+    return targeted
 
 
 def apply_plan(
