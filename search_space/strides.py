@@ -36,9 +36,6 @@ _FORMAT_KEPT = frozenset({
 _COPIES = frozenset({"aten.clone", "aten._to_copy", "aten.to"})
 """Ops that keep the strides of a dense argument as they are, also those of single positions."""
 
-_ROW_MAJOR = frozenset({"aten.masked_fill"})
-"""Elementwise ops whose output is row-major however their arguments lie."""
-
 _TWO_OPERANDS = frozenset({
     "aten.add", "aten.sub", "aten.rsub", "aten.mul", "aten.div", "aten.remainder", "aten.fmod",
     "aten.floor_divide", "aten.eq", "aten.ne", "aten.lt", "aten.le", "aten.gt", "aten.ge",
@@ -84,6 +81,8 @@ def _real(
     given = [real.get(ref, _layout(graph.nodes[ref].output)) for _, ref in node.refs]
     if ALIAS in node.traits:
         return view_layout(node.op, given[0], node.args, traced.shape)
+    if _is_plain_copy(node) and is_dense(given[0]):
+        return given[0]  # of single positions too, which the trace gives other strides
     if not any(ref in real for _, ref in node.refs):
         return None
     if POINTWISE in node.traits:
@@ -99,13 +98,17 @@ def _real(
     return None
 
 
+def _is_plain_copy(node: SizedNode) -> bool:
+    """Whether a copy, or a cast, lies as its argument does."""
+    asked = any(name == "memory_format" for name, _ in node.kwargs)
+    return node.op.rpartition(".")[0] in _COPIES and not asked
+
+
 def _elementwise(node: SizedNode, given: Sequence[Layout]) -> Layout | None:
     """How the output of an elementwise op lies; None where that does not hang on its arguments."""
     op = node.op.rpartition(".")[0]
-    if op in _ROW_MAJOR or any(name == "memory_format" for name, _ in node.kwargs):
-        return None
-    if op in _COPIES and is_dense(given[0]):
-        return given[0]
+    if any(name == "memory_format" for name, _ in node.kwargs):
+        return None  # lies as it is asked to
     if op in _TWO_OPERANDS and len(given) == 1:
         given = (*given, Layout((), ()))
     return elementwise_layout(given)

@@ -160,6 +160,21 @@ def test_the_roofline_says_what_the_roofline_says(features: list[Features]) -> N
         )
 
 
+@pytest.mark.parametrize("model", [Roofline(), MacroMicro()], ids=lambda model: str(model.kind))
+@pytest.mark.parametrize("scale", [0.05, 0.8])
+def test_models_without_regression_say_how_far_off_they_are(model: CostModel, scale: float) -> None:
+    draw = np.random.default_rng(0)
+    samples = real_samples(lambda one: one.roofline_log_ratio + draw.normal(0, scale))
+    found = model.fit(samples).estimate([one.features for one in samples])
+    hits = [
+        abs(one.log_ratio - sample.log_ratio) <= Z90 * one.spread
+        for one, sample in zip(found, samples, strict=True)
+    ]
+    assert np.mean(hits) >= 0.9
+    if model.kind == "roofline":
+        assert np.mean(hits) < 0.99 and found[0].spread == pytest.approx(scale, rel=0.25)
+
+
 def test_macro_micro_recovers_planted_weights() -> None:
     planted = MacroMicro(alpha=0.8, beta=0.12, gamma=0.06, lambda_=-0.03)
     features = drawn_features(200)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from search_space.eager_peak import eager_peak_bytes
+from search_space.eager_peak import _Counter, eager_peak_bytes
 from tuner.measure.cpu import CpuBackend
 
 
@@ -32,3 +32,13 @@ def test_tables_of_the_models_own_are_no_activations() -> None:
     call()
     _, peak = CpuBackend().peak(call)
     assert eager_peak_bytes(model, (x,)) == pytest.approx(peak.requested_bytes, abs=64)
+
+
+def test_tensors_that_come_to_lie_where_ignored_ones_lay_count() -> None:
+    counter = _Counter()
+    for _ in range(50):
+        counter.ignore(torch.empty(8))
+    kept = [torch.empty(8) for _ in range(50)]
+    for tensor in kept:
+        counter.meet(tensor)
+    assert counter.peak == 50 * 8 * 4

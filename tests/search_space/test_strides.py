@@ -8,7 +8,7 @@ from functools import partial
 import hypothesis.strategies as st
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 
 from experiments.families import segformer, vae_decoder
 from search_space.layout import Layout, elementwise_layout
@@ -63,6 +63,30 @@ def test_models_lie_as_told(tiny: Callable[..., Tiny], name: str, attention: str
     assert wrong_strides(tiny(name, attention)) == []
 
 
+def test_copies_lie_as_they_are_asked_to() -> None:
+    """By the trace the convolution gives a channels-last image, in truth a row-major one: its
+    permutation is no row-major tensor, and the copy is one. (Copies that are no outputs go.)"""
+    weight = torch.randn(6, 6, 1, 1, generator=torch.Generator().manual_seed(0))
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        image = x.transpose(1, 2).view(1, 6, 4, 5)
+        made = torch.nn.functional.conv2d(image, weight)
+        return made.permute(0, 2, 3, 1).clone(memory_format=torch.contiguous_format)
+
+    assert wrong_strides(analysed(Function(forward), (torch.randn(1, 20, 6),))) == []
+
+
+def test_a_cast_keeps_the_strides_of_single_positions() -> None:
+    """So that the convolution behind it takes the image for row-major."""
+    weight = torch.randn(6, 6, 1, 1, generator=torch.Generator().manual_seed(0)).double()
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        image = x.transpose(1, 2).view(1, 6, 4, 5).double()
+        return torch.nn.functional.conv2d(image, weight).sigmoid()
+
+    assert wrong_strides(analysed(Function(forward), (torch.randn(1, 20, 6),))) == []
+
+
 def test_copies_that_are_to_be_row_major_are_so() -> None:
     """What is copied is a batch of one that lies otherwise than its trace tells."""
 
@@ -111,6 +135,10 @@ def operands(draw: st.DrawFn) -> list[torch.Tensor]:
 
 
 @given(operands())
+@example([torch.zeros(12).as_strided((3, 1), (1, 1)), torch.zeros(3, 1).expand(3, 4)])
+@example([torch.zeros(12).as_strided((1, 3), (1, 1)), torch.zeros(4, 1)])
+@example([torch.zeros(12).as_strided((3, 1, 2), (1, 1, 3)), torch.zeros(3, 1, 1)])
+@example([torch.zeros(12).as_strided((1, 3, 2), (1, 1, 3)), torch.zeros(1)])
 def test_elementwise_kernels_lay_out_as_told(tensors: list[torch.Tensor]) -> None:
     told = elementwise_layout([Layout(tuple(t.shape), t.stride()) for t in tensors])
     if len(tensors) == 1:
