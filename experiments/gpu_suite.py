@@ -1,9 +1,8 @@
 """Everything that needs a GPU, in one command and within a time limit.
 
-Runs the gpu-marked tests, then short campaigns: GPT-2 at lengths from 2048 to 16384 and ViT-Large's
-width, eager and SDPA attention, budgets of 0.5, 0.2 and the minimum. Leaves few, small files in the
-output folder: ``ledger.jsonl``, one plan file a model, ``frontiers.png``, ``summary.md``,
-``summary.json`` and ``tests.log``::
+First, at the same time: the gpu-marked tests, and all measured subjects prepared (compiled, run,
+their memory and outputs compared with eager). Then, one after the other, since these are timed: the
+subjects, and short campaigns. Leaves few, small files in the output folder::
 
     python3 -m experiments.gpu_suite --minutes 9 --out results
 
@@ -13,13 +12,16 @@ With ``--device cpu --tiny`` it goes the same way at sizes of a toy.
 from __future__ import annotations
 
 import argparse
+import gzip
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,66 +31,19 @@ from tuner.measure.variables import QUIET
 
 os.environ.update(QUIET)
 
-from cost_models.select import mib
-from experiments.figures import draw_frontiers
-from search_space.errors import BudgetError
-from tuner.campaign import run_campaign
-from tuner.campaign_result import CampaignResult, LengthResult
-from tuner.config import parse_config
-from tuner.ledger import read_ledger
+import torch
 
-BUDGETS: tuple[float | str, ...] = (0.5, 0.2, "min")
+from experiments.machine import environment
+from experiments.suite_campaigns import Done, campaign_table, cases, collect, rows, run_case
+from experiments.suite_subjects import Subjects, measured_subjects, subject_table
+
+PARTS = ("tests", "subjects", "campaigns")
 
 
-@dataclass(frozen=True, slots=True)
-class Case:
-    """One campaign of the suite: a subject, its arguments, and a length."""
-
-    model: str
-    attention: str
-    dtype: str
-    length: int
-    kwargs: tuple[tuple[str, Any], ...] = ()
-
-    @property
-    def name(self) -> str:
-        return f"{self.model} {self.attention} {self.dtype} {self.length}"
-
-
-@dataclass
-class Done:
-    """What came of a case; ``problem`` is empty where it went well."""
-
-    case: Case
-    seconds: float
-    result: CampaignResult | None = None
-    problem: str = ""
-    budgets: tuple[float | str, ...] = field(default=BUDGETS)
-
-
-def cases(*, tiny: bool) -> tuple[Case, ...]:
-    """In order of worth: what stands first is run first."""
-    if tiny:
-        small = (("layers", 1), ("width", 64), ("heads", 4), ("positions", 512),
-                 ("vocabulary", 101))  # fmt: skip
-        image = (("layers", 1), ("width", 64), ("heads", 4), ("image", 64), ("patch", 4))
-        return (
-            Case("gpt2", "eager", "float32", 256, small),
-            Case("vit", "sdpa", "float32", 64, image),
-        )
-    found = [Case("gpt2", attention, "float32", length)
-             for length in (2048, 8192) for attention in ("eager", "sdpa")]  # fmt: skip
-    found += [Case("vit", attention, "float32", 384) for attention in ("eager", "sdpa")]
-    found += [Case("gpt2", "eager", "float32", 16384), Case("gpt2", "sdpa", "float32", 16384)]
-    found += [Case("gpt2", "sdpa", "bfloat16", 8192), Case("vit", "eager", "float32", 1024)]
-    found += [Case("gpt2", "eager", "bfloat16", 4096), Case("vit", "sdpa", "float32", 1024)]
-    return tuple(found)
-
-
-def run_tests(log: Path, seconds: float) -> str:
+def run_tests(log: Path, seconds: float, workers: int) -> str:
     """The gpu-marked tests; their last line, and the whole in ``log``."""
     command = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "-p", "no:cacheprovider",
-               "-W", "default"]  # fmt: skip
+               "-W", "default", "-n", str(workers)]  # fmt: skip
     with log.open("w", encoding="utf-8") as file:
         try:
             code = subprocess.run(
@@ -100,167 +55,141 @@ def run_tests(log: Path, seconds: float) -> str:
     return f"exit code {code}: {lines[-1] if lines else 'no output'}"
 
 
-def run_case(case: Case, device: str, work: Path, plans: Path, *, tiny: bool) -> Done:
-    """One campaign. Budgets that cannot be met are dropped, strictest first."""
-    started = time.monotonic()
-    for budgets in ((0.5, "min"), ("min",)) if tiny else (BUDGETS, (0.5, "min"), ("min",)):
-        config = parse_config(
-            {
-                "campaign": case.name,
-                "model": {
-                    "id": case.model,
-                    "factory": f"experiments.subjects:{case.model}",
-                    "kwargs": {**dict(case.kwargs), "attention": case.attention},
-                    "dtype": case.dtype,
-                },
-                "seq_lens": [case.length],
-                "device": device,
-                "budgets": list(budgets),
-                "search": {"n_trials": 30 if tiny else 150, "rounds": 1 if tiny else 2},
-                "cost_model": {"timings_s": 1 if tiny else 6},
-                "confirm": {
-                    "top_k": 1 if tiny else 2, "warmup": 1, "repeats": 3 if tiny else 10,
-                    "timeout_s": 90,
-                    # half-precision outputs differ in their last bits
-                    **({"rtol": 2e-2, "atol": 1e-2} if case.dtype != "float32" else {}),
-                },
-                "output": str(work / case.name.replace(" ", "-")),
-                "plans": str(plans),
-            },
-            Path.cwd(),
-        )  # fmt: skip
-        try:
-            result = run_campaign(config)
-        except BudgetError:
-            continue
-        except Exception as error:  # one case's failure must not cost the others
-            problem = f"{type(error).__name__}: {error}"
-            return Done(case, time.monotonic() - started, None, problem, budgets)
-        return Done(case, time.monotonic() - started, result, "", budgets)
-    return Done(case, time.monotonic() - started, None, "no budget can be met")
+@dataclass
+class Suite:
+    """One run of the suite: what it was asked, and what is known so far."""
 
+    options: argparse.Namespace
+    deadline: float
+    tests: str = "left out"
+    records: list[dict[str, Any]] = field(default_factory=list)
+    done: list[Done] = field(default_factory=list)
 
-def rows(done: Sequence[Done]) -> Iterator[dict[str, Any]]:
-    """One row a case and budget, for the summary."""
-    for one in done:
-        if one.result is None:
-            yield {"case": one.case.name, "problem": one.problem, "seconds": one.seconds}
-            continue
-        for length in one.result.lengths:
-            for budget in one.result.lengths[0].budgets:
-                row = budget.row
-                yield {
-                    "case": one.case.name,
-                    "budget": str(budget.budget),
-                    "eager_peak_bytes": length.eager.peak_bytes,
-                    "eager_ms": length.eager.latency_ms,
-                    "reference": length.reference,
-                    "peak_bytes": None if row is None else row.peak_bytes,
-                    "predicted_bytes": None if row is None else row.predicted_bytes,
-                    "ratio": None if row is None else row.ratio,
-                    "ratio_low": None if row is None else row.ratio_low,
-                    "ratio_high": None if row is None else row.ratio_high,
-                    "memory_error": length.memory_error,
-                    "model_used": one.result.model_used,
-                    "failures": _failures(length),
-                    "seconds": one.seconds,
-                }
+    @property
+    def out(self) -> Path:
+        found: Path = self.options.out
+        return found
 
+    @property
+    def left(self) -> float:
+        """Seconds."""
+        return self.deadline - time.monotonic()
 
-def _failures(length: LengthResult) -> dict[str, int]:
-    found: dict[str, int] = {}
-    for run in length.confirmed:
-        if run.status != "ok":
-            found[run.status] = found.get(run.status, 0) + 1
-    return found
+    def tell(self, text: str) -> None:
+        """To whoever watches, with the seconds that are left."""
+        print(f"[{self.left:.0f} s left] {text}", flush=True)
 
+    def run(self) -> None:
+        """All parts."""
+        parts = self.options.parts
+        tests = threading.Thread(target=self._test)
+        if "tests" in parts:
+            tests.start()
+        if "subjects" in parts:
+            self._measure(tests)
+        if "tests" in parts:
+            tests.join()
+            self.tell(f"gpu-marked tests: {self.tests}")
+        if "campaigns" in parts:
+            self._tune()
+        self.save()
 
-def summary(done: Sequence[Done], tests: str, head: str) -> str:
-    """The table as Markdown."""
-    lines = [head, "", f"gpu-marked tests: {tests}", "",
-             "| case | budget | eager | peak | of eager | predicted off by | time ratio (95 %) |",
-             "|---|---|---|---|---|---|---|"]  # fmt: skip
-    for row in rows(done):
-        if "problem" in row:
-            lines.append(f"| {row['case']} | | | | | | {row['problem'][:120]} |")
-        elif row["peak_bytes"] is None:
-            lines.append(f"| {row['case']} | {row['budget']} | | | | | no plan confirmed |")
-        else:
-            eager, peak = row["eager_peak_bytes"], row["peak_bytes"]
-            lines.append(
-                f"| {row['case']} | {row['budget']} | {mib(eager)} | {mib(peak)} | "
-                f"{peak / max(eager, 1):.3f} | {row['predicted_bytes'] / peak - 1:+.2%} | "
-                f"{row['ratio']:.3f} ({row['ratio_low']:.3f} to {row['ratio_high']:.3f}) |"
-            )
-    failed = {
-        one.case.name: _failures(one.result.lengths[0])
-        for one in done
-        if one.result is not None and _failures(one.result.lengths[0])
-    }
-    lines += ["", f"Failed runs: {json.dumps(failed) if failed else 'none'}"]
-    return "\n".join(lines) + "\n"
+    def _test(self) -> None:
+        self.tests = run_tests(self.out / "tests.log", 0.4 * self.left, self.options.workers)
 
+    def _measure(self, tests: threading.Thread) -> None:
+        options = self.options
+        subjects = [
+            one for one in measured_subjects(tiny=options.tiny)
+            if not options.subjects or one.name in options.subjects
+        ]  # fmt: skip
+        work = self.out / "work"
+        work.mkdir(parents=True, exist_ok=True)
+        with Subjects(subjects, options.device, work, tiny=options.tiny) as measured:
+            measured.prepare(options.prepare * self.left, self.tell)
+            self.records = measured.records
+            self.save()
+            if options.workspaces:
+                measured.workspaces(60.0, self.tell)
+            self.save()
+            if tests.is_alive():
+                tests.join()  # nothing else may run while something is timed
+            measured.time(options.rounds, options.seconds, self.tell)
+        self.save()
 
-def collect(done: Sequence[Done], out: Path, work: Path, plans: Path) -> None:
-    """Few files: one ledger, one plan file a model, one picture."""
-    with (out / "ledger.jsonl").open("w", encoding="utf-8") as file:
-        for path in sorted(work.rglob("ledger.jsonl")):
-            for record in read_ledger(path):
-                file.write(json.dumps({"case": path.parent.name, **record}) + "\n")
-    for path in sorted(plans.rglob("*.yaml")):
-        shutil.copyfile(path, out / f"plans-{path.stem}.yaml")
-    frontiers = {
-        one.case.name: [
-            (row.peak_bytes / max(length.eager.peak_bytes, 1), row.ratio) for row in length.frontier
-        ]
-        for one in done
-        if one.result is not None
-        for length in one.result.lengths
-        if length.reference == "eager"
-    }
-    draw_frontiers(frontiers, "Confirmed plans", out / "frontiers.png")
+    def _tune(self) -> None:
+        longest = 0.0
+        for case in cases(tiny=self.options.tiny):
+            # a case of the size of the longest so far must fit, with a margin for collecting
+            if self.left < 1.3 * longest + 10:
+                self.done.append(Done(case, 0.0, None, "not started: no time left"))
+                continue
+            one = run_case(case, self.options.device, self.out / "work", self.out / "plans",
+                           tiny=self.options.tiny)  # fmt: skip
+            longest = max(longest, one.seconds)
+            self.done.append(one)
+            self.tell(f"{case.name}: {one.seconds:.0f} s {one.problem}")
+            self.save()  # whatever happens later, this much is on disk
+
+    def save(self) -> None:
+        """All that is known so far."""
+        with gzip.open(self.out / "subjects.json.gz", "wt", encoding="utf-8") as file:
+            json.dump(self.records, file)
+        (self.out / "summary.md").write_text(self.summary() + "\n", encoding="utf-8")
+        found = {"environment": self._environment(), "tests": self.tests,
+                 "campaigns": list(rows(self.done))}  # fmt: skip
+        (self.out / "summary.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
+        if self.done:
+            collect(self.done, self.out, self.out / "work", self.out / "plans")
+
+    def _environment(self) -> dict[str, str]:
+        found = environment()
+        if self.options.device.startswith("cuda"):
+            found["device"] = torch.cuda.get_device_name(torch.device(self.options.device))
+            found["cuda"] = str(torch.version.cuda)
+        return found
+
+    def summary(self) -> str:
+        """The tables as Markdown."""
+        about = ", ".join(f"{name} {value}" for name, value in self._environment().items())
+        command = shlex.join(["python", "-m", "experiments.gpu_suite", *sys.argv[1:]])
+        parts = [f"Device suite, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC, `{command}`: {about}", "",
+                 f"gpu-marked tests: {self.tests}", ""]  # fmt: skip
+        if self.records:
+            parts += [subject_table(self.records), ""]
+        if self.done:
+            parts += [campaign_table(self.done), ""]
+        return "\n".join(parts)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the suite; exit code 1 where nothing at all could be tuned."""
+    """Run the suite; exit code 1 where nothing at all could be measured or tuned."""
+    options = _parser().parse_args(arguments)
+    suite = Suite(options, time.monotonic() + 60 * options.minutes)
+    suite.out.mkdir(parents=True, exist_ok=True)
+    suite.run()
+    for folder in ("work", "plans"):
+        shutil.rmtree(suite.out / folder, ignore_errors=True)
+    print(suite.summary())
+    measured = any(record["status"] == "ok" for record in suite.records)
+    return 0 if measured or any(one.result is not None for one in suite.done) else 1
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--minutes", type=float, default=9.0)
     parser.add_argument("--out", type=Path, default=Path("results"))
     parser.add_argument("--tiny", action="store_true", help="toy sizes, to try the suite itself")
-    parser.add_argument("--no-tests", action="store_true", help="leave out the gpu-marked tests")
-    options = parser.parse_args(arguments)
-    deadline = time.monotonic() + 60 * options.minutes
-    out: Path = options.out
-    work, plans = out / "work", out / "plans"
-    out.mkdir(parents=True, exist_ok=True)
-    tests = "left out"
-    if not options.no_tests:
-        tests = run_tests(out / "tests.log", 0.3 * 60 * options.minutes)
-    print(f"gpu-marked tests: {tests}", flush=True)
-    done: list[Done] = []
-    longest = 0.0
-    head = f"Device suite, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC, `{' '.join(sys.argv)}`"
-    for case in cases(tiny=options.tiny):
-        left = deadline - time.monotonic()
-        # a case of the size of the longest so far must fit, with a margin for collecting
-        if left < 1.3 * longest + 10:
-            done.append(Done(case, 0.0, None, "not started: no time left"))
-            continue
-        one = run_case(case, options.device, work, plans, tiny=options.tiny)
-        longest = max(longest, one.seconds)
-        done.append(one)
-        print(f"{case.name}: {one.seconds:.0f} s {one.problem}", flush=True)
-        # after every case: whatever happens later, this much is on disk
-        (out / "summary.md").write_text(summary(done, tests, head), encoding="utf-8")
-        (out / "summary.json").write_text(json.dumps(list(rows(done)), indent=1), encoding="utf-8")
-        collect(done, out, work, plans)
-    text = summary(done, tests, head)
-    (out / "summary.md").write_text(text, encoding="utf-8")
-    shutil.rmtree(work, ignore_errors=True)
-    shutil.rmtree(plans, ignore_errors=True)
-    print(text)
-    return 0 if any(one.result is not None for one in done) else 1
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--subjects", nargs="+", metavar="NAME", help="only these, as gpt2-float32")
+    parser.add_argument("--prepare", type=float, default=0.4, metavar="SHARE",
+                        help="of the time, in which subjects may begin to be prepared")  # fmt: skip
+    parser.add_argument("--workspaces", action="store_true", help="also kernel by kernel")
+    parser.add_argument("--rounds", type=int, default=12, help="of timing in turns")
+    parser.add_argument("--seconds", type=float, default=8.0, help="of timing a subject, about")
+    parser.add_argument("--workers", type=int, default=2, help="processes of tests")
+    return parser
 
 
 if __name__ == "__main__":
