@@ -43,7 +43,7 @@ def held_to(device: str, extra_bytes: int) -> None:
     torch.cuda.empty_cache()
     total = torch.cuda.get_device_properties(torch.device(device)).total_memory
     wanted = (torch.cuda.memory_reserved() + extra_bytes) / total
-    torch.cuda.set_per_process_memory_fraction(min(wanted, 1.0), torch.device(device))
+    torch.cuda.set_per_process_memory_fraction(min(wanted, 1.0))
 
 
 def run(
@@ -68,7 +68,7 @@ def run(
             held_to(device, int((1 + SLACK) * cap_bytes))
         row.update(_measured(lambda c=call, a=args, k=kwargs: c(*a, **k), backend))  # type: ignore[misc]
         if device.startswith("cuda"):
-            torch.cuda.set_per_process_memory_fraction(1.0, torch.device(device))
+            torch.cuda.set_per_process_memory_fraction(1.0)
         found.append(row)
         tell(line(row))
     return found

@@ -31,7 +31,9 @@ class CudaBackend:
     def __init__(self, device: str = "cuda") -> None:
         self.device = device
         self._quiet_until = 0.0
-        torch.cuda.set_device(torch.device(device))
+        index = torch.device(device).index
+        if index is not None:  # without one it is the current device
+            torch.cuda.set_device(index)
         # cuBLAS takes its workspaces at its first calls; they must not count as anyone's peak
         for dtype in (torch.float32, torch.bfloat16, torch.float16):
             small = torch.ones(64, 64, device=device, dtype=dtype)
