@@ -27,6 +27,17 @@ GPU_LENGTHS: Mapping[str, int] = MappingProxyType(
 )
 """Per subject, a length at which the eager model takes from half a GiB to some ten GiB."""
 
+GPU_SHARES: Mapping[str, tuple[float, ...]] = MappingProxyType(
+    {
+        "vit": (0.06,),
+        "esmfold_block": (0.35, 0.5),
+        "llama": (0.01,),
+        "bert": (0.6,),
+        "evoformer": (0.35, 0.5),
+    }
+)
+"""Budgets beside that of the table, as shares of the eager peak: more points of the frontier."""
+
 
 def tiny_row(key: str) -> Bar:
     """A toy of the subject, to try what measures it."""

@@ -43,7 +43,7 @@ PARTS = ("tests", "subjects", "campaigns")
 def run_tests(log: Path, seconds: float, workers: int) -> str:
     """The gpu-marked tests; their last line, and the whole in ``log``."""
     command = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "-p", "no:cacheprovider",
-               "-W", "default", "-n", str(workers)]  # fmt: skip
+               "-W", "default", "-rP", "-n", str(workers)]  # fmt: skip
     with log.open("w", encoding="utf-8") as file:
         try:
             code = subprocess.run(

@@ -6,7 +6,7 @@ import json
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +66,8 @@ def cases(*, tiny: bool) -> tuple[Case, ...]:
     return (
         _row("gpt2", 8192),
         _row("esmfold_block", 512),
-        _row("unet", 128),
         _row("vit", 1024),
+        _row("unet", 128),
         _sdpa(16384, "bfloat16"),
         _row("gpt2", 2048),
         _row("evoformer", 384),
@@ -138,6 +138,7 @@ def rows(done: Sequence[Done]) -> Iterator[dict[str, Any]]:
                     "ratio_high": None if row is None else row.ratio_high,
                     "memory_error": length.memory_error,
                     "model_used": one.result.model_used,
+                    "scores": {name: asdict(score) for name, score in one.result.scores.items()},
                     "failures": _failures(length),
                     "seconds": one.seconds,
                 }

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cost_models.select import mib
-from experiments.device_bars import GPU_LENGTHS
+from experiments.device_bars import GPU_LENGTHS, GPU_SHARES
 from experiments.reach_session import bar
 from experiments.rival_variants import names_for
 from tuner.measure.isolate import Isolated
@@ -38,15 +38,17 @@ class Measured:
     def ways(self, *, tiny: bool) -> list[str]:
         """What it is run as, in order of worth; what no time is left for comes last."""
         row = bar(self.key)
-        ours = [f"ours {share}" for share in ("0.5", f"{row.share:g}", "min")]
+        shares = (0.5, row.share) if tiny else (row.share, *GPU_SHARES.get(self.key, ()))
+        ours = [f"ours {share:g}" for share in shares]
         if tiny:
-            return ["eager", *ours]
+            return ["eager", *ours, "ours min"]
         rivals = [one for one in names_for(row, ()) if one != "eager"]
         plain = [one for one in rivals if "compile" not in one]
-        compiled = ["compile", *(f"{one} compiled" for one in ours[:2])]
+        compiled = [f"{one} compiled" for one in ours]
         if self.dtype != "float32":
-            return ["eager", *ours, *compiled]
-        return list(dict.fromkeys(["eager", *ours, *plain, *compiled, *rivals]))
+            return ["eager", *ours, "compile", *compiled, "ours min"]
+        found = ["eager", *ours, *plain, "compile", *compiled, "ours min", *rivals]
+        return list(dict.fromkeys(found))
 
 
 def measured_subjects(*, tiny: bool) -> tuple[Measured, ...]:

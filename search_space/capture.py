@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils import _pytree as pytree
 from torch.utils._sympy.printers import PythonPrinter
 
@@ -274,6 +275,15 @@ _STRIPPED = frozenset({
 })  # fmt: skip
 
 
+def _number_of(constant: Any) -> tuple[Argument, ...]:
+    """The number of a constant without dimensions; nothing of one that the trace only imitates."""
+    if not isinstance(constant, torch.Tensor) or isinstance(constant, FakeTensor):
+        return ()
+    if constant.dim() or constant.is_complex() or constant.device.type == "meta":
+        return ()
+    return (constant.item(),)
+
+
 def _convert(
     program: Any, tensors: tuple[torch.Tensor, ...]
 ) -> tuple[Rows, tuple[Argument, ...], tuple[str, ...], tuple[Expr, ...]]:
@@ -323,7 +333,8 @@ def _convert(
         if node.op == "placeholder":
             kind, fqn = kinds.get(node.name, (INPUT, node.name))
             fqn = fqn.removeprefix("model.") if kind in (PARAMETER, BUFFER) else fqn
-            rows.append(Node(index, node.name, kind, fqn, outputs=(_meta(value, symbols),)))
+            told = _number_of(program.constants.get(fqn)) if kind == CONSTANT else ()
+            rows.append(Node(index, node.name, kind, fqn, told, outputs=(_meta(value, symbols),)))
         elif node.op == "call_function":
             rows.append(_op_row(index, node, name, value, plain, symbols))
         else:

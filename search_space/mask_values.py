@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from search_space.graph import OP, Argument, Node, Ref, TensorMeta, walk_arguments
+from search_space.graph import CONSTANT, OP, Argument, Node, Ref, TensorMeta, walk_arguments
 from search_space.sizes import Size
 
 _INTEGERS = frozenset({"int64", "int32"})
@@ -118,6 +118,9 @@ def _shifted(form: Linear, by: int) -> Linear:
     return Linear(form.weights, form.constant + by)
 
 
+Meaning = Callable[["_Step"], "Value | None"]
+
+
 def mask_values(rows: Sequence[Node], wanted: Iterable[int]) -> dict[int, Value]:
     """The values of the nodes at ``wanted`` and of all that they depend on, as far as known."""
     needed = set(wanted)
@@ -127,9 +130,14 @@ def mask_values(rows: Sequence[Node], wanted: Iterable[int]) -> dict[int, Value]
             needed.update(value.index for _, value in values if isinstance(value, Ref))
     found: dict[int, Value] = {}
     for node in rows:
-        if node.index not in needed or node.kind != OP or node.several:
+        if node.index not in needed or node.several:
             continue
-        meaning = _MEANINGS.get(node.op.rpartition(".")[0])
+        if node.kind == CONSTANT:
+            meaning: Meaning | None = _number_told
+        elif node.kind == OP:
+            meaning = _MEANINGS.get(node.op.rpartition(".")[0])
+        else:
+            continue
         if meaning is None:
             continue
         value = meaning(_Step(node, rows, found))
@@ -260,6 +268,16 @@ def _full(step: _Step) -> Value | None:
     if not isinstance(fill, (bool, int, float)):
         return None
     return _of_dtype(Linear((0,) * step.rank, fill), step.meta.dtype)
+
+
+def _number_told(step: _Step) -> Value | None:
+    """Of a constant without dimensions."""
+    number = step.argument(0, "")
+    if isinstance(number, bool):
+        return _truth(0, number)
+    if not isinstance(number, (int, float)):
+        return None
+    return _of_dtype(Linear((), number), step.meta.dtype)
 
 
 def _scalar(step: _Step) -> Value | None:
@@ -616,7 +634,7 @@ def _cumsum(step: _Step) -> Value | None:
     return Linear(tuple(weights), number)
 
 
-_MEANINGS: Mapping[str, Callable[[_Step], Value | None]] = {
+_MEANINGS: Mapping[str, Meaning] = {
     "aten.arange": _arange,
     "aten.zeros": _filled(0),
     "aten.ones": _filled(1),

@@ -58,6 +58,8 @@ def _inner(call: Call) -> int:
 def _layer_norm(call: Call) -> int:
     first = call.operands[0]
     item = max((ITEM_BYTES[operand.dtype] for operand in call.operands), default=4)
+    if not call.device.startswith("cpu"):
+        item = max(item, 4)  # statistics of half precision are float32 there, whatever the weights
     return 2 * item * (first.layout.numel // _inner(call)) + _copy(first)
 
 
@@ -87,9 +89,9 @@ def _instance_norm(call: Call) -> int:
 
 
 def _cast_up(call: Call) -> int:
-    """Half precision is summed in float32: all of the argument is cast first."""
+    """Half precision is summed in float32: on a CPU all of the argument is cast first."""
     first = call.operands[0]
-    if first.dtype not in _HALF:
+    if first.dtype not in _HALF or not call.device.startswith("cpu"):
         return 0
     return 4 * first.layout.numel + 4 * prod(call.shape)
 

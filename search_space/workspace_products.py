@@ -60,23 +60,26 @@ def _is_plain(folded: Layout, packed: bool) -> bool:
     return (columns == 1 or m == 1) and rows >= m or (rows == 1 or n == 1) and columns >= n
 
 
-def _matrix_copy(operand: Operand, batch: Sequence[int], packed: bool = False) -> int:
+def _matrix_copy(call: Call, operand: Operand, batch: Sequence[int]) -> int:
     """Bytes that batched matrix multiplication copies of one argument of rank at least 2."""
     folded = _folded(operand.layout, batch)
     shape = (prod(batch), *operand.layout.shape[-2:])
-    return _folded_copy(folded, shape, packed) * ITEM_BYTES[operand.dtype]
+    return _folded_copy(call, folded, shape) * ITEM_BYTES[operand.dtype]
 
 
-def _folded_copy(folded: Layout | None, shape: Sequence[int], packed: bool) -> int:
+def _folded_copy(call: Call, folded: Layout | None, shape: Sequence[int]) -> int:
     """Elements that a batched product copies of one argument.
 
     What cannot be folded is copied whole before the product, and so is what the library cannot
     read; otherwise matrices that lie neither by rows nor by columns are multiplied one by one, and
-    copied one by one (``bmm_out_or_baddbmm_``).
+    copied one by one, on a CPU (``bmm_out_or_baddbmm_``); on CUDA all are copied at once
+    (``prepare_batch_matrix_for_cublas``).
     """
+    packed = _is_packed(call)
     if folded is not None and _is_plain(folded, packed):
         return 0
-    return prod(shape) if folded is None or packed else prod(shape[-2:])
+    whole = folded is None or packed or not call.device.startswith("cpu")
+    return prod(shape) if whole else prod(shape[-2:])
 
 
 def _packing(call: Call, a: Layout, b: Layout, numel: int | None = None) -> int:
@@ -157,17 +160,15 @@ def _matmul(call: Call) -> int:
         return packing
     rank = max(len(a.layout.shape), len(b.layout.shape))
     batch = call.shape[: rank - 2]
-    packed = _is_packed(call)
-    return packing + _matrix_copy(a, batch, packed) + _matrix_copy(b, batch, packed)
+    return packing + _matrix_copy(call, a, batch) + _matrix_copy(call, b, batch)
 
 
 def _bmm(call: Call) -> int:
     if len(call.operands) < 2:
         return 0
     a, b = call.operands[-2:]
-    packed = _is_packed(call)
     return (
-        _matrix_copy(a, a.layout.shape[:1], packed) + _matrix_copy(b, b.layout.shape[:1], packed)
+        _matrix_copy(call, a, a.layout.shape[:1]) + _matrix_copy(call, b, b.layout.shape[:1])
         + _packing(call, a.layout, b.layout)
     )  # fmt: skip
 
@@ -176,7 +177,11 @@ def _mm(call: Call) -> int:
     if len(call.operands) < 2:
         return 0
     a, b = call.operands[-2:]
-    return _matrix_copy(a, ()) + _matrix_copy(b, ()) + _packing(call, a.layout, b.layout)
+    copies = 0
+    for one in (a, b):
+        folded = _folded(one.layout, ())
+        copies += 0 if folded is not None and _is_plain(folded, False) else one.nbytes
+    return copies + _packing(call, a.layout, b.layout)
 
 
 def _linear(call: Call) -> int:
@@ -240,7 +245,7 @@ def _pair(
         permuted = Layout(tuple(sizes[one] for one in order), tuple(strides[one] for one in order))
         whole = (prod(sizes[one] for one in batch), *shape)
         folded = reshaped(permuted, whole)
-        copied = _folded_copy(folded, whole, _is_packed(call))
+        copied = _folded_copy(call, folded, whole)
         extra += copied * item
         if folded is None or copied:
             folded = contiguous(whole)

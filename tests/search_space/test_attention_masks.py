@@ -204,6 +204,9 @@ def positions(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 Mask = Callable[[torch.Tensor], torch.Tensor]
 
+ZERO, HALF = torch.tensor(0.0), torch.tensor(0.5)
+"""Tensors of a model's own, which the trace takes for constants."""
+
 
 def _infinite(x: torch.Tensor) -> torch.Tensor:
     return torch.full((x.shape[2], x.shape[2]), float("-inf")).triu(1)
@@ -234,6 +237,8 @@ PROVEN: dict[str, tuple[Mask, str]] = {
     "shifted both": (lambda x: _where(x, lambda i, j: j + 7 < i + 8), CAUSAL),
     "transposed": (lambda x: _where(x, lambda i, j: (i <= j).transpose(0, 1)), CAUSAL),
     "doubled": (lambda x: _where(x, lambda i, j: (j <= i) & (j < i + 1) & (j >= 0)), CAUSAL),
+    "a constant tensor": (
+        lambda x: _where(x, lambda i, j: torch.where(j <= i, ZERO, float("-inf"))), CAUSAL),
     "ones": (lambda x: torch.ones(x.shape[2], x.shape[2], dtype=torch.bool), PLAIN),
     "zeros added": (lambda x: torch.zeros(x.shape[2], x.shape[2]), PLAIN),
     "a row": (lambda x: torch.arange(x.shape[2])[None] >= 0, PLAIN),
@@ -255,6 +260,8 @@ LEFT: dict[str, Mask] = {
     "weak numbers": lambda x: torch.full((x.shape[2], x.shape[2]), -1e4).triu(1),
     "plus one": lambda x: torch.ones(x.shape[2], x.shape[2]),
     "bias": lambda x: _where(x, lambda i, j: torch.where(j <= i, 0.5, float("-inf"))),
+    "a constant tensor's bias": lambda x: _where(
+        x, lambda i, j: torch.where(j <= i, HALF, float("-inf"))),
     "slope": lambda x: _where(x, lambda i, j: (j - i).float()),
     "half": lambda x: _where(x, lambda i, j: j <= i - x.shape[2] // 4096),
 }

@@ -85,6 +85,16 @@ def causal(q: torch.Tensor, k: torch.Tensor, mask: torch.Tensor) -> torch.Tensor
     return (q @ k.transpose(-1, -2) * 0.3 + hidden).softmax(-1)
 
 
+ZERO = torch.tensor(0.0)
+"""A tensor of the model's own, which the trace takes for a constant."""
+
+
+def causal_by_constant(q: torch.Tensor, k: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    places = torch.arange(q.shape[-2])
+    hidden = torch.where(places[None, :] <= places[:, None], ZERO, LOWEST)
+    return (q @ k.transpose(-1, -2) * 0.3 + hidden).softmax(-1)
+
+
 def added(q: torch.Tensor, k: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """As diffusers writes it: the tensor that is not added is never read."""
     empty = torch.empty(q.shape[0], q.shape[1], k.shape[1])
@@ -98,6 +108,7 @@ FORMS: dict[str, tuple[Scores, bool, int]] = {
     "filled": (filled, False, 1),
     "chosen": (chosen, False, 2),
     "causal": (causal, False, 1),
+    "causal by a constant": (causal_by_constant, False, 1),
     "added": (added, True, 1),
     "added, batch of 2": (added, True, 2),
 }
@@ -137,8 +148,9 @@ def test_written_attention_runs_fused_and_gives_the_same_numbers(form: str) -> N
         assert peak.requested_bytes < eager_peak_bytes(model, given)
 
 
-def test_a_causal_mask_becomes_a_flag() -> None:
-    captured = capture(Attention(causal).eval(), inputs(48))
+@pytest.mark.parametrize("weights", [causal, causal_by_constant])
+def test_a_causal_mask_becomes_a_flag(weights: Scores) -> None:
+    captured = capture(Attention(weights).eval(), inputs(48))
     node = attention_of(fused(captured, 48))
     assert node.args[3:6] == (None, 0.0, True)
 

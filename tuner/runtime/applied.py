@@ -109,8 +109,9 @@ class Applied(torch.nn.Module):
 
     @property
     def predicted_peak_bytes(self) -> int:
-        """The memory model's peak for the last call's sizes."""
-        return self._current.chosen.peak_bytes
+        """The memory model's peak for the last call's sizes; of compiled code, which no model
+        knows, the peak measured when it was tried."""
+        return self._current.peak_bytes
 
     @property
     def compile_report(self) -> CompileReport | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -19,6 +19,7 @@ from search_space.capture_masks import restore_grouped_heads, restore_mask_flags
 from search_space.errors import AutoChunkError
 from search_space.fuse_attention import Fused, fuse_each
 from search_space.graph import (
+    CONSTANT,
     LEAVES,
     Argument,
     Graph,
@@ -168,9 +169,16 @@ def _entries(graph: SizedGraph, one: Fused) -> dict[int, torch.Tensor]:
     given: dict[int, torch.Tensor] = {}
     for entry in one.entries:
         needed = list(_needed(graph, entry, ()))
-        if entry in one.operands or any(node.kind in LEAVES for node in needed):
+        if entry in one.operands or any(
+            node.kind in LEAVES and not _is_number(node) for node in needed
+        ):
             given[entry] = _random(graph.nodes[entry], generator)
     return given
+
+
+def _is_number(node: SizedNode) -> bool:
+    """Whether it is a constant whose number the graph tells."""
+    return node.kind == CONSTANT and bool(node.args)
 
 
 def _random(node: SizedNode, generator: torch.Generator) -> torch.Tensor:
@@ -204,6 +212,12 @@ def _value(graph: SizedGraph, target: int, given: Mapping[int, torch.Tensor]) ->
     with torch.no_grad():
         for node in _needed(graph, target, tuple(given)):
             if node.index in values:
+                continue
+            if _is_number(node):
+                meta, number = node.output, cast("int | float", node.args[0])
+                values[node.index] = torch.full(
+                    (), number, dtype=getattr(torch, meta.dtype), device=meta.device
+                )
                 continue
 
             def put(leaf: Argument) -> Any:

@@ -115,7 +115,9 @@ class Scene:
 
     @property
     def peak_bytes(self) -> int:
-        inside = (one.outside_bytes + one.chosen.peak_bytes for one in self.distinct)
+        inside = (
+            one.outside_bytes + one.ready.peak_bytes(one.chosen.peak_bytes) for one in self.distinct
+        )
         return max(self.outside_peak_bytes, *inside)
 
 
