@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 MIB = 2**20
 
@@ -96,7 +97,10 @@ def draw_timelines(lines: Mapping[str, Timeline], title: str, path: Path) -> Non
 
 
 def draw_rivals(
-    points: Mapping[str, tuple[float, float, bool]], title: str, path: Path
+    points: Mapping[str, tuple[float, float, bool]],
+    title: str,
+    path: Path,
+    time_label: str = "CPU time (ms)",
 ) -> None:
     """Memory and time of ways to run one model: (peak in MiB, time in ms, whether it is ours)."""
     import matplotlib as mpl
@@ -112,18 +116,50 @@ def draw_rivals(
             [peak for peak, _, _ in chosen.values()], [time for _, time, _ in chosen.values()],
             c=colour, marker=marker, s=28, label=label,
         )  # fmt: skip
-        for name, (peak, time, _) in chosen.items():
-            axes.annotate(
-                name.removeprefix("ours "), (peak, time), xytext=(4, 4), fontsize=7,
-                textcoords="offset points", color=colour,
-            )  # fmt: skip
     axes.set_xscale("log")
     axes.set_ylim(bottom=0)
+    figure.canvas.draw()
+    _label(axes, points)
     axes.set_xlabel("activation peak (MiB)")
-    axes.set_ylabel("CPU time (ms)")
+    axes.set_ylabel(time_label)
     axes.set_title(title, loc="left")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     plt.close(figure)
+
+
+def _label(axes: Any, points: Mapping[str, tuple[float, float, bool]]) -> None:
+    """A name beside each point, moved up or down as far as it must be to lie on nothing else."""
+    places = {name: axes.transData.transform(point[:2]) for name, point in points.items()}
+    taken = [(x - _MARK, y, 2 * _MARK) for x, y in places.values()]
+    for name, (peak, time, ours) in sorted(points.items(), key=lambda item: item[1][:2]):
+        text = name.removeprefix("ours ")
+        x, y = places[name]
+        left, width = x + 1.5 * _MARK, _CHARACTER * len(text)
+        at = _free(left, y, width, taken)
+        taken.append((left, at, width))
+        shift = (at - y) * 72 / axes.figure.dpi
+        axes.annotate(
+            text, (peak, time), xytext=(5, shift), fontsize=7, textcoords="offset points",
+            va="center", color="#1f77b4" if ours else "#d1495b",
+            arrowprops={"arrowstyle": "-", "lw": 0.4, "color": "#9aa3ad"},
+        )  # fmt: skip
+
+
+_MARK, _CHARACTER, _LINE = 4.0, 6.5, 13.0
+"""In pixels: half of a point's mark, a character's width, and a line's height."""
+
+
+def _free(x: float, y: float, width: float, taken: Sequence[tuple[float, float, float]]) -> float:
+    """The height nearest to ``y`` at which a label beside ``x`` lies on none of those taken."""
+
+    def is_free(at: float) -> bool:
+        return all(
+            abs(at - other) >= _LINE or x >= left + wide or left >= x + width
+            for left, other, wide in taken
+        )
+
+    steps = (sign * step * _LINE / 2 for step in range(200) for sign in (1, -1))
+    return next((y + step for step in steps if is_free(y + step)), y)

@@ -93,11 +93,13 @@ class Subjects:
             session.close()
 
     def prepare(self, seconds: float, tell: Callable[[str], None]) -> None:
-        """Memory and errors of every way, all subjects at once, begun within so many seconds."""
+        """Memory and errors of every way, all subjects at once, begun within so many seconds. What
+        did not fit beside the others is tried again alone."""
 
-        def one(subject: Measured) -> None:
+        def one(subject: Measured, names: Sequence[str] | None = None) -> None:
             started = time.monotonic()
-            wanted = {"do": "prepare", "names": subject.ways(tiny=self._tiny), "seconds": seconds}
+            names = names or subject.ways(tiny=self._tiny)
+            wanted = {"do": "prepare", "names": list(names), "seconds": seconds}
             reply = self._sessions[subject].request(wanted, seconds + 120)
             self._records[subject] = {
                 "key": subject.key, "dtype": subject.dtype, "length": subject.length,
@@ -108,6 +110,11 @@ class Subjects:
 
         with ThreadPoolExecutor(max(len(self._sessions), 1)) as pool:
             list(pool.map(one, self._sessions))
+        for subject in self._sessions:
+            ways = self._records[subject].get("ways", {})
+            crowded = [name for name, way in ways.items() if way["status"] == "oom"]
+            if crowded:
+                one(subject, crowded)
 
     def workspaces(self, seconds: float, tell: Callable[[str], None]) -> None:
         """What kernels take beside their outputs, told and measured, of all subjects at once."""
@@ -160,11 +167,12 @@ def subject_table(records: Sequence[Mapping[str, Any]]) -> str:
             continue
         eager = record["ways"].get("eager", {}).get("peak_bytes")
         for name, way in record["ways"].items():
-            lines.append(f"| {title} | {name} | {_cells(way, eager)} |")
+            lines.append(f"| {title} | {name} | {way_cells(way, eager)} |")
     return "\n".join(lines)
 
 
-def _cells(way: Mapping[str, Any], eager: int | None) -> str:
+def way_cells(way: Mapping[str, Any], eager: int | None) -> str:
+    """The cells of one way's row, from its peak on; ``eager`` is the eager model's peak."""
     if way["status"] != "ok":
         return f"{way['status']}: {_line(way['reason'])} | | | | | | |"
     peak, predicted = way["peak_bytes"], way["predicted_bytes"]

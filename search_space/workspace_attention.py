@@ -17,6 +17,7 @@ from search_space.graph import ITEM_BYTES
 from search_space.kernel_call import Call, Operand, Workspace, cpu_threads
 from search_space.layout import Layout
 from search_space.processor import HalfKernels, half_kernels
+from search_space.split_keys import split_bytes
 
 CAUSAL_ROWS = 256
 """Queries that one call of the kernel gets where causal attention runs for a part of the queries.
@@ -197,11 +198,16 @@ def _unfused(made: _Attention) -> int:
     return throughout + max(softmax - made.output_bytes, product, 0)
 
 
-def _fused_cuda(made: _Attention) -> int:
-    """An upper bound for the fused CUDA kernels: logsumexp, and the mask converted to the query's
-    dtype and padded to the alignment that the memory-efficient kernel wants."""
+def _fused_cuda(made: _Attention, *, fewer_keys: bool = False) -> int:
+    """An upper bound for the fused CUDA kernels: logsumexp; in half precision what few queries take
+    whose keys are split; the mask converted to the query's dtype and padded to the alignment that
+    the memory-efficient kernel wants."""
     extra = 4 * made.heads * made.rows
     if made.mask is None:
+        if made.query.dtype in _HALF:
+            extra += split_bytes(
+                made.heads, made.rows, made.keys, made.head, fewer_keys=fewer_keys
+            )
         return extra
     layout, keys = made.mask.layout, made.mask.layout.shape[-1]
     if made.mask.dtype == "bool":
@@ -223,7 +229,7 @@ def causal_part_bytes(call: Call, *, packs: bool | None = None) -> int:
     first = replace(made, mask=None, is_causal=True, key=_cut(made.key, made.rows),
                     value=_cut(made.value, made.rows))  # fmt: skip
     if not made.device.startswith("cpu") and _is_fused(first):
-        return max(_bytes(first), _fused_cuda(replace(made, mask=None)))
+        return max(_bytes(first), _fused_cuda(replace(made, mask=None), fewer_keys=True))
     mask = Operand(3, Layout((block, made.keys), (made.keys, 1)), made.query.dtype)
     most = _bytes(first)
     for start in range(0, made.rows, block):

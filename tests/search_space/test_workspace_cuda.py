@@ -10,6 +10,7 @@ import torch
 
 from search_space.kernel_call import Call, Operand
 from search_space.layout import Layout
+from search_space.torch_ops import torch_op
 from search_space.workspace import workspace_bytes
 
 pytestmark = [
@@ -73,7 +74,9 @@ def _cases() -> dict[str, Callable[[], tuple[str, tuple[Any, ...]]]]:
         "mm with gaps": lambda: ("aten.mm.default", (
             normal(1024, 2048)[:, ::2], normal(1024, 1024))),
         "linear of a view": lambda: ("aten.linear.default", (
-            normal(64, 512, 256).transpose(0, 1), normal(512, 256), normal(512))),
+            # (rows are folded, with a copy, where the weight could take a gradient)
+            normal(64, 512, 256).transpose(0, 1), torch.nn.Parameter(normal(512, 256)),
+            normal(512))),
         "mean, half": lambda: ("aten.mean.dim", (normal(2048, 2048, dtype=half), [-1], True)),
         "softmax of a view": lambda: ("aten.softmax.int", (normal(2048, 2048).mT, -1)),
     }  # fmt: skip
@@ -111,7 +114,14 @@ def _attention(dtype: torch.dtype, mask: str | None) -> tuple[str, tuple[Any, ..
     return op, (q, k, v, given, 0.0, mask == "causal")
 
 
-CASES = _cases()
+def _few_queries() -> tuple[str, tuple[Any, ...]]:
+    """A chunk of causal attention: 1024 of 8192 queries in half precision, 12 heads."""
+    q = split_heads(1, 1024, 12, torch.bfloat16)
+    k, v = (split_heads(1, 8192, 12, torch.bfloat16) for _ in range(2))
+    return "autochunk.causal_attention.default", (q, k, v, 7168)
+
+
+CASES = _cases() | {"attention, half, few queries": _few_queries}
 BOUNDED = ("attention", "convolution", "group norm")
 """Where only a bound is promised: what a library takes beside its output is its own affair."""
 
@@ -120,8 +130,7 @@ BOUNDED = ("attention", "convolution", "group norm")
 def test_what_a_kernel_takes_is_told(name: str) -> None:
     torch.manual_seed(0)
     op, args = CASES[name]()
-    namespace, packet, overload = op.split(".")
-    function = getattr(getattr(getattr(torch.ops, namespace), packet), overload)
+    function = torch_op(op)
     with torch.no_grad():
         took, output = measured(lambda: function(*args))
     promised = told(op, args, output)
