@@ -7,6 +7,7 @@ Read off the allocator's events with torch 2.13.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from math import prod
 
 from search_space.dim_rules.matmul import Labels, einsum_labels
@@ -18,8 +19,9 @@ from search_space.processor import HalfKernels, half_kernels, is_plain
 _PACKED = 9 * 1024
 """Bytes of small buffers that each thread has in a packed product."""
 
-_MOST_PACKED = 21 * 2**18
-"""Bytes of the largest block that a thread packs."""
+_MOST_PACKED = 3 * 2**19
+"""Bytes of the largest block that a thread packs for matrix units: what oneDNN fills of a level-2
+cache of 2 MiB (``L2_threshold``), which every processor with such units has."""
 
 _SMALL = 2 * 1024
 """Bytes of a thread's lists of blocks."""
@@ -53,10 +55,10 @@ def _is_plain(folded: Layout, packed: bool) -> bool:
     """Whether a batched product reads the matrices in place: by rows or by columns."""
     rows, columns = folded.strides[-2:]
     n, m = folded.shape[-2:]
-    if packed:  # oneDNN takes matrices without gaps, by rows or by columns, one after the other
-        batch, _, _ = folded.strides
-        flipped = Layout((folded.shape[0], m, n), (batch, columns, rows))
-        return is_contiguous(folded) or is_contiguous(flipped)
+    if packed:
+        # oneDNN takes matrices without gaps, by rows or by columns, one after the other; by columns
+        # with just these strides, a single matrix's too (``is_mkldnn_optimized_format``)
+        return is_contiguous(folded) or folded.strides == (n * m, 1, n)
     return (columns == 1 or m == 1) and rows >= m or (rows == 1 or n == 1) and columns >= n
 
 
@@ -82,13 +84,16 @@ def _folded_copy(call: Call, folded: Layout | None, shape: Sequence[int]) -> int
     return prod(shape) if whole else prod(shape[-2:])
 
 
-def _packing(call: Call, a: Layout, b: Layout, numel: int | None = None) -> int:
+def _packing(
+    call: Call, a: Layout, b: Layout, numel: int | None = None, batch: int | None = None
+) -> int:
     """An upper bound of what the library takes for a product in half precision, by the kind of its
     kernels (``brgemm_matmul_utils.cpp`` and ``gemm_bf16_matmul.cpp`` of oneDNN).
 
     Args:
         a, b: the factors.
         numel: of the product; None for that of the call's output.
+        batch: matrices that the product is of; None for those of the right-hand factor.
     """
     if not _is_packed(call):
         return 0
@@ -97,25 +102,62 @@ def _packing(call: Call, a: Layout, b: Layout, numel: int | None = None) -> int:
     if rows * columns * inner <= _LEAST:
         return 0
     flipped = len(a.shape) > 1 and a.strides[-1] != 1
-    batch = max(prod(b.shape[:-2]), 1)
-    single = rows // batch
+    right = max(prod(b.shape[:-2]), 1)
+    single, batch = rows // right, batch or right
     bounds = {
-        HalfKernels.TILES: _in_tiles(rows, single, inner, columns, flipped),
+        HalfKernels.TILES: _in_tiles(rows // batch, inner, columns, batch, flipped),
         HalfKernels.VECTORS: _in_blocks(single, inner, columns, flipped),
-        HalfKernels.WIDENED: _widened(single, columns, batch),
+        HalfKernels.WIDENED: _widened(single, columns, right),
         HalfKernels.PLAIN: 0,
     }
     return max(bounds[kind] for kind in half_kernels(call.dtype))
 
 
-def _in_tiles(rows: int, single: int, inner: int, columns: int, flipped: bool) -> int:
-    """For each thread a block of the right-hand matrix; a left-hand one that does not lie in rows;
-    over long sums of many rows also the result in float32."""
-    right = min(_up(inner, 64) * _up(columns, 64) * _HALF_BYTES, _MOST_PACKED)
-    left = single * inner * _HALF_BYTES if flipped else 0
-    sums = 4 * rows * columns if inner > 2048 and rows >= 1024 else 0
-    in_blocks = _in_blocks(single, inner, columns, flipped)
-    return max(cpu_threads() * (right + _PACKED) + left + sums, in_blocks)
+def _in_tiles(rows: int, inner: int, columns: int, batch: int, flipped: bool) -> int:
+    """The product's own buffers, or those of the vectors' kernels, to which narrow products go
+    (``is_small_shapes``)."""
+    found = _in_blocks(rows, inner, columns, flipped)
+    # sums of one term are read either way
+    if flipped or inner == 1:
+        found = max(found, _tiles_of_columns(rows, inner, columns))
+    if not flipped or inner == 1:
+        found = max(found, _tiles_of_rows(rows, inner, columns, batch))
+    return found
+
+
+def _tiles_of_columns(rows: int, inner: int, columns: int) -> int:
+    """A left-hand matrix that lies in columns (``matmul_amx_blocking_params_micro_t``).
+
+    For each thread up to four blocks of at most 64 of its rows, a block of the right-hand matrix 64
+    columns wide, and where sums are cut these blocks' results in float32; all fits the cache.
+    """
+    high = 256 if rows > 64 else 64
+    depth = _up(inner, 32)
+    copies = 64 * depth + high * (depth + 32)
+    sums = 4 * high * min(_up(columns, 64), 256) if inner > 512 else 2**15
+    most = min(_HALF_BYTES * copies + sums, _MOST_PACKED)
+    return cpu_threads() * (most + _PACKED + 2 * inner)
+
+
+def _tiles_of_rows(rows: int, inner: int, columns: int, batch: int) -> int:
+    """A left-hand matrix that lies in rows (``matmul_amx_blocking_params_macro_t``).
+
+    For each thread a block of the right-hand matrix, of up to all columns. From some 450 terms on,
+    sums are cut for the nearest cache, and results stand in float32: of all rows by 32 columns, or
+    of 32 rows by all columns; of all rows by all columns where a block has but a part of each sum.
+    Sums of no multiple of 32 end in copies of 32 rows.
+    """
+    threads = cpu_threads()
+    right = min(_HALF_BYTES * _up(inner, 64) * _up(columns, 64), _MOST_PACKED)
+    ends = _HALF_BYTES * 32 * (_up(inner, 32) + 32) if inner % 32 else 0
+    # short sums: blocks of 64 by 64
+    sums = 5 * 2**12 if inner <= 32 else 0
+    if inner > 384:
+        sums = 4 * 32 * max(min(_up(rows, 32), 512), _up(columns, 64))
+    sums *= threads
+    if 5 * inner * (columns + 64) > 2 * _MOST_PACKED:  # 0.8 of the cache's share
+        sums = max(sums, min(threads, batch) * 4 * _up(rows, 32) * _up(columns, 64))
+    return threads * (right + ends + _PACKED + inner // 4) + sums
 
 
 def _in_blocks(rows: int, inner: int, columns: int, flipped: bool) -> int:
@@ -151,47 +193,71 @@ def _matmul(call: Call) -> int:
     if len(call.operands) < 2:
         return 0
     a, b = call.operands[:2]
-    packing = _packing(call, a.layout, b.layout)
     if len(a.layout.shape) < 2 or len(b.layout.shape) < 2:
         gaps = [one for one in (a, b) if _is_packed(call) and not is_contiguous(one.layout)]
-        return packing + sum(one.nbytes for one in gaps)
-    if len(b.layout.shape) == 2 and len(a.layout.shape) > 2 and not _rows_copy(a):
+        copied = sum(one.nbytes for one in gaps)
+        if _is_packed(call) and len(b.layout.shape) > 2:  # the vector, once for each matrix
+            copied += prod(b.layout.shape[:-1]) * ITEM_BYTES[a.dtype]
+        return _packing(call, a.layout, b.layout) + copied
+    if len(b.layout.shape) == 2 and len(a.layout.shape) > 2 and _folds(a.layout):
         # one product of all rows; where rows cannot be read in place, a batch of products
-        return packing
-    rank = max(len(a.layout.shape), len(b.layout.shape))
-    batch = call.shape[: rank - 2]
-    return packing + _matrix_copy(call, a, batch) + _matrix_copy(call, b, batch)
+        return _packing(call, _rows_of(a.layout), b.layout)
+    return _batched(call, a, b)
+
+
+def _batched(call: Call, a: Operand, b: Operand) -> int:
+    """A product of matrices, one for each of the output."""
+    batch = call.shape[:-2]
+    copies = [_matrix_copy(call, one, batch) for one in (a, b)]
+    left = contiguous(a.layout.shape) if copies[0] and _is_packed(call) else a.layout
+    return sum(copies) + _packing(call, left, b.layout, batch=prod(batch))
+
+
+def _folds(layout: Layout) -> bool:
+    """Whether ``(..., K)`` is multiplied as a matrix of rows; strides of single positions matter
+    (``should_fold``)."""
+    outer = zip(layout.strides[:-2], layout.strides[1:], layout.shape[1:], strict=False)
+    return all(stride == step * size for stride, step, size in outer)
+
+
+def _rows_of(layout: Layout) -> Layout:
+    """``(..., K)`` as a matrix of rows, copied where it must be."""
+    shape = (prod(layout.shape[:-1]), layout.shape[-1])
+    return reshaped(layout, shape) or contiguous(shape)
 
 
 def _bmm(call: Call) -> int:
     if len(call.operands) < 2:
         return 0
     a, b = call.operands[-2:]
-    return (
-        _matrix_copy(call, a, a.layout.shape[:1]) + _matrix_copy(call, b, b.layout.shape[:1])
-        + _packing(call, a.layout, b.layout)
-    )  # fmt: skip
+    copies = [_folded_copy(call, one.layout, one.layout.shape) for one in (a, b)]
+    left = contiguous(a.layout.shape) if copies[0] and _is_packed(call) else a.layout
+    return sum(copies) * ITEM_BYTES[call.dtype] + _packing(call, left, b.layout)
 
 
 def _mm(call: Call) -> int:
     if len(call.operands) < 2:
         return 0
     a, b = call.operands[-2:]
-    copies = 0
+    copies = []
     for one in (a, b):
         folded = _folded(one.layout, ())
-        copies += 0 if folded is not None and _is_plain(folded, False) else one.nbytes
-    return copies + _packing(call, a.layout, b.layout)
+        copies.append(0 if folded is not None and _is_plain(folded, False) else one.nbytes)
+    left = contiguous(a.layout.shape) if copies[0] else a.layout
+    return sum(copies) + _packing(call, left, b.layout)
 
 
 def _linear(call: Call) -> int:
     # with weights that could take a gradient the framework folds rows, even where it must copy
     x, weight = call.operands[0], call.operands[1] if len(call.operands) > 1 else None
-    packing = 0
-    if weight is not None:
-        flipped = Layout(weight.layout.shape[::-1], weight.layout.strides[::-1])
-        packing = _packing(call, contiguous(x.layout.shape), flipped)
-    return _rows_copy(x) + packing
+    if weight is None:
+        return _rows_copy(x)
+    flipped = Layout(weight.layout.shape[::-1], weight.layout.strides[::-1])
+    folded = _rows_copy(x) + _packing(call, _rows_of(x.layout), flipped)
+    if _folds(x.layout) or not _is_packed(call) or len(flipped.shape) < 2:
+        return folded
+    # with others it multiplies a batch, for which the library wants as many copies of the weights
+    return max(folded, _batched(call, x, replace(weight, layout=flipped)))
 
 
 def _einsum(call: Call) -> int:
@@ -208,7 +274,7 @@ def _einsum(call: Call) -> int:
     for place in range(1, len(terms)):
         later = {one for term in (*terms[place + 1 :], result) for one in term}
         other = call.operands[place].layout
-        extra, label, layout = _pair(call, label, layout, terms[place], other, later)
+        extra, label, layout = _pair(call, label, layout, terms[place], other, later, result)
         made = layout.numel * item
         last = place == len(terms) - 1
         most = max(most, standing + extra + (0 if last else made))
@@ -217,7 +283,13 @@ def _einsum(call: Call) -> int:
 
 
 def _pair(
-    call: Call, left: Labels, a: Layout, right: Labels, b: Layout, later: set[int | str]
+    call: Call,
+    left: Labels,
+    a: Layout,
+    right: Labels,
+    b: Layout,
+    later: set[int | str],
+    result: Labels,
 ) -> tuple[int, Labels, Layout]:
     """What joining two operands takes, and the labels and layout of what they become."""
     sizes_a, sizes_b = dict(zip(left, a.shape, strict=True)), dict(zip(right, b.shape, strict=True))
@@ -234,6 +306,8 @@ def _pair(
     summed = list(dict.fromkeys(one for one in shared if one not in later))
     own_a = [one for one in left if one in later and one not in batch and sizes_a[one] > 1]
     own_b = [one for one in right if one in later and one not in batch and sizes_b[one] > 1]
+    if _is_packed(call) and _is_swapped(own_a, later.difference(batch, own_a), result):
+        (left, a, own_a), (right, b, own_b) = (right, b, own_b), (left, a, own_a)
     sizes = {**sizes_b, **sizes_a, **{k: v for k, v in sizes_b.items() if v > 1}}
     n, m, k = (prod(sizes[one] for one in group) for group in (own_a, own_b, summed))
     factors = []
@@ -256,6 +330,15 @@ def _pair(
     product = contiguous([sizes[one] for one in made])
     packing = _packing(call, factors[0], factors[1], product.numel)
     return extra + packing, made, product
+
+
+def _is_swapped(left: list[int | str], others: set[int | str], result: Labels) -> bool:
+    """Whether operands change places, so that the product lies as the result wants it: where its
+    last dimension, or one that is asked for later, is the left-hand operand's. Single positions are
+    the right-hand one's (``sumproduct_pair``)."""
+    order = (*result, *sorted(others.union(left).difference(result), key=str))
+    last = [max(map(order.index, group), default=-1) for group in (left, others)]
+    return min(last) >= 0 and last[0] > last[1]
 
 
 def _cdist(call: Call) -> int:
