@@ -109,7 +109,9 @@ def _forward(call: Call, stride: Argument, dilation: Argument, groups: Argument)
                 part = x.nbytes
             return copied + windows * item + part + prod(made) * item
         return copied + windows * item
-    return copied + _onednn(call, source, made, kernel, strided, count)
+    steps = zip(made[2:], strides, _numbers(dilation, len(kernel), 1), kernel, strict=True)
+    reach = prod((m - 1) * s + d * (k - 1) + 1 for m, s, d, k in steps)
+    return copied + _onednn(call, source, made, kernel, strided, count, reach)
 
 
 def _cudnn(call: Call, kernel: tuple[int, ...]) -> int:
@@ -139,6 +141,7 @@ def _onednn(
     kernel: tuple[int, ...],
     strided: bool,
     groups: int,
+    reach: int,
 ) -> int:
     item = ITEM_BYTES[call.dtype]
     batch, channels, features = source[0], source[1], made[1]
@@ -179,6 +182,9 @@ def _onednn(
     if HalfKernels.TILES not in half_kernels(call.dtype):
         gathered += _rows_per_thread(channels, positions, kernel, groups)
         together = given + 2 * results_bytes + 2 * weights + bias + gathered + _SCRATCH - output
+        if call.dtype == "float16" and groups > 1 and not depthwise:
+            found = _groups_in_float16(call.operands[0], kernel, made, groups)
+            together = max(together, found)
         return max(together, 2 * output, windows)
     # half precision: results and weights exist in float32 as well; channels too few for the matrix
     # units are computed from unfolded windows
@@ -191,7 +197,28 @@ def _onednn(
     given = max(given, batch * _blocked(channels) * positions * item)
     copies = given + 2 * results_bytes + 6 * weights
     scratch = (copies + windows + gathered) // 4 + 4 * _SCRATCH
+    if groups == 1:
+        scratch = max(scratch, _input_in_tiles(channels, reach, strided) + 4 * _SCRATCH)
     return max(copies + windows + gathered + scratch - output, 2 * output)
+
+
+def _input_in_tiles(channels: int, reach: int, strided: bool) -> int:
+    """What each thread copies of the positions that windows reach, in rows as matrix units read
+    them (``inp_buffer`` in ``jit_brgemm_conv_utils.cpp``): bounded by measurements, without strides
+    by what the cache holds too."""
+    copied = 3 * 2 * -(-channels // 32) * 32 * reach
+    return cpu_threads() * (copied if strided else min(copied, 5 * 2**18))
+
+
+def _groups_in_float16(
+    given: Operand, kernel: tuple[int, ...], made: tuple[int, ...], groups: int
+) -> int:
+    """Groups of a convolution in float16, which vector instructions compute in place
+    (``brgconv``): input, weights and output are copied, and each thread sums in float32."""
+    channels = given.layout.shape[-len(kernel) - 1]
+    weights = 2 * groups * _blocked(made[1] // groups) * channels // groups * prod(kernel)
+    sums = cpu_threads() * 4 * prod(made[2:]) * _BLOCK
+    return given.nbytes + weights + 2 * prod(made) + sums + 2 * _SCRATCH
 
 
 def _one_channel_inside(source: tuple[int, ...], kernel: tuple[int, ...]) -> int:
@@ -244,13 +271,19 @@ def _transposed(call: Call, stride: Argument, groups: Argument) -> int:
         together += 2 * blocked + (given + 4 * blocked) // 12
     if item < 4 and len(kernel) == 1:
         together += source[1] * prod(kernel) * max(source[2], made[2]) * item
+    if item < 4 and count == 1 and not strided and HalfKernels.TILES in half_kernels(call.dtype):
+        reach = prod(m + k - 1 for m, k in zip(made[2:], kernel, strict=True))
+        together += _input_in_tiles(source[1], reach, strided)
     grouped = cpu_threads() * windows + _SCRATCH if count > 1 else 0
     if count > 1 and item < 4 and HalfKernels.TILES not in half_kernels(call.dtype):
         # groups one by one, unfolded and summed in float32
         output = prod(made) * item
         apart = 2 * windows + 2 * output // count + 2 * _SCRATCH + (2 * output if strided else 0)
         apart *= cpu_threads()
-        return _copy(x) + (given if strided else 0) + 3 * (output + _SCRATCH) + apart
+        found = (given if strided else 0) + 3 * (output + _SCRATCH) + apart
+        if call.dtype == "float16":
+            found = max(found, _groups_in_float16(x, kernel, made, count))
+        return _copy(x) + found
     return _copy(x) + max(together, 2 * blocked, grouped)
 
 

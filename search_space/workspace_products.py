@@ -106,7 +106,9 @@ def _packing(
     single, batch = rows // right, batch or right
     bounds = {
         HalfKernels.TILES: _in_tiles(rows // batch, inner, columns, batch, flipped),
-        HalfKernels.VECTORS: _in_blocks(single, inner, columns, flipped),
+        HalfKernels.VECTORS: _in_float32(single, inner, columns)
+        if call.dtype == "float16"
+        else _in_blocks(single, inner, columns, flipped),
         HalfKernels.WIDENED: _widened(single, columns, right),
         HalfKernels.PLAIN: 0,
     }
@@ -171,6 +173,15 @@ def _in_blocks(rows: int, inner: int, columns: int, flipped: bool) -> int:
     left = high * (depth + 32 if copied else 64 * (inner % 2))
     results = high * min(_up(columns, 16), 1024 if copied else 64)
     return cpu_threads() * (_HALF_BYTES * (64 * depth + left) + 4 * results + _SMALL)
+
+
+def _in_float32(rows: int, inner: int, columns: int) -> int:
+    """The same blocks where both factors are copied, as numbers of float32: what the library does
+    in float16 without matrix units for it (``is_copy_a_required``)."""
+    depth = min(_up(inner, 16), 1024)
+    high = min(rows, 256)
+    results = high * min(_up(columns, 64), 1024)
+    return cpu_threads() * (4 * (64 * depth + high * (depth + 32) + results) + _SMALL)
 
 
 def _widened(rows: int, columns: int, batch: int) -> int:
@@ -362,8 +373,15 @@ def _cdist(call: Call) -> int:
     output = prod(call.shape) * item
     norms = 2 * sum(rows) * item
     peak = max(left + rows[0] * width * item + norms, left + right + norms + output)
-    return copies + max(peak - output, 0) + (width * call.shape[-1] * item + 2 * _PACKED
-                                             if _is_packed(call) else 0)  # fmt: skip
+    taken = copies + max(peak - output, 0)
+    if not _is_packed(call):
+        return taken
+    # the product of the extended rows, of which the library copies a single matrix's
+    extended = contiguous((*call.shape[:-1], width + 2))
+    lines = contiguous((*call.shape[:-2], call.shape[-1], width + 2)).strides
+    flipped = Layout((*call.shape[:-2], width + 2, call.shape[-1]), (*lines[:-2], 1, lines[-2]))
+    product = _packing(call, extended, flipped) + (right if batch == 1 else 0)
+    return taken + max(product, width * call.shape[-1] * item + 2 * _PACKED)
 
 
 PRODUCT_WORKSPACES: dict[str, Workspace] = {
