@@ -199,6 +199,10 @@ def _onednn(
     scratch = (copies + windows + gathered) // 4 + 4 * _SCRATCH
     if groups == 1:
         scratch = max(scratch, _input_in_tiles(channels, reach, strided) + 4 * _SCRATCH)
+    elif not depthwise and prod(kernel) > 1:
+        wide = source[-1] * (2 if strided else 1) + kernel[-1] - 1
+        inside = _groups_in_tiles(channels // groups, kernel, reach, wide, strided)
+        scratch = max(scratch, groups * inside + 4 * _SCRATCH)
     return max(copies + windows + gathered + scratch - output, 2 * output)
 
 
@@ -208,6 +212,25 @@ def _input_in_tiles(channels: int, reach: int, strided: bool) -> int:
     by what the cache holds too."""
     copied = 3 * 2 * -(-channels // 32) * 32 * reach
     return cpu_threads() * (copied if strided else min(copied, 5 * 2**18))
+
+
+def _groups_in_tiles(
+    channels: int, kernel: tuple[int, ...], reach: int, wide: int, strided: bool
+) -> int:
+    """The same for a group, bounded by measurements: of 8 channels and wide kernels the windows
+    of a block of rows are unfolded (``relo_type``).
+
+    Args:
+        channels: of one group.
+        wide: positions of a row, before strides.
+    """
+    copied = 0
+    if strided and (channels >= _BLOCK or len(kernel) == 1):
+        copied = (7 if len(kernel) == 1 else 4) * 2 * -(-channels // 32) * 32 * reach
+    if 4 < channels < _BLOCK and len(kernel) == 2 and kernel[-1] > 3:
+        unfolded = 2 * -(-channels * kernel[-1] // 32) * 32 * wide
+        copied = prod(kernel) * kernel[-1] * unfolded // 2
+    return cpu_threads() * copied
 
 
 def _groups_in_float16(
