@@ -92,8 +92,8 @@ def run_case(case: Case, device: str, work: Path, plans: Path, *, tiny: bool) ->
                 "seq_lens": [case.length],
                 "device": device,
                 "budgets": list(budgets),
-                "search": {"n_trials": 30 if tiny else 150, "rounds": 1 if tiny else 2},
-                "cost_model": {"timings_s": 1 if tiny else 6},
+                "search": {"n_trials": 10 if tiny else 150, "rounds": 1 if tiny else 2},
+                "cost_model": {"timings_s": 0.3 if tiny else 6},
                 "confirm": {
                     "top_k": 1 if tiny else 2, "warmup": 1, "repeats": 3 if tiny else 10,
                     "timeout_s": 90,
