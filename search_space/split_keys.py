@@ -7,25 +7,12 @@ result in float32, and these are joined. The number of parts follows ``num_split
 
 from __future__ import annotations
 
-from functools import cache
 from math import ceil
 
-_USUAL = (72, 78, 84, 108, 114, 128, 132, 142, 144, 148, 170, 188)
-"""Multiprocessors of the devices in use, for where none is at hand to ask."""
+from search_space.cuda_device import multiprocessors
 
 _MOST_PARTS = 128
 _QUERY_BLOCK = 64
-
-
-@cache
-def multiprocessors() -> tuple[int, ...]:
-    """The current CUDA device's count; without a device, those that are usual."""
-    import torch
-
-    if not torch.cuda.is_available():
-        return _USUAL
-    device = torch.cuda.current_device()
-    return (torch.cuda.get_device_properties(device).multi_processor_count,)
 
 
 def parts(blocks: int, key_blocks: int, processors: int) -> int:

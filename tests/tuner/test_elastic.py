@@ -256,11 +256,18 @@ def test_a_budget_pins_the_choice(model: torch.nn.Module, plans: Path) -> None:
 
 def test_the_systems_free_memory_is_told() -> None:
     source = free_memory_of("cpu")
-    before = source()
-    assert before > 64 << 20
-    ballast = torch.ones(256 << 18)  # 256 MiB, written
-    assert before - source() > 128 << 20
-    del ballast
+    assert source() > 64 << 20
+
+    def taken() -> int:
+        """How much less is free with 256 MiB more in use."""
+        before = source()
+        ballast = torch.ones(256 << 18)  # written
+        after = source()
+        del ballast
+        return before - after
+
+    # other processes take and give back memory meanwhile: once they must not
+    assert any(abs(taken() - (256 << 20)) < 128 << 20 for _ in range(20))
 
 
 REAL = """
