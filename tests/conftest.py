@@ -15,10 +15,6 @@ import torch
 
 from tests.tiny import Tiny, tiny_model
 
-# Tracing makes millions of small objects that stay: looking through them all every few thousand
-# took 4 % of the run.
-gc.set_threshold(100_000, 50, 100)
-
 
 @pytest.fixture(scope="session", autouse=True)
 def _threads() -> None:
