@@ -126,8 +126,8 @@ def capture(
     # a tensor that is given twice, or that is one of the model's weights, would be traced as one
     tensors = tuple(leaves[i].detach() for i in places)
     flat = _Flat(model, leaves, places, in_spec)
-    program = _export(flat, tensors)
-    rows, outputs, symbols, guards = _convert(program, tensors)
+    program, fresh = _export(flat, tensors)
+    rows, outputs, symbols, guards = _convert(program, tensors, fresh)
     for change in PASSES:
         rows, outputs = change(rows, outputs)
     device = next((t.device.type for t in tensors), "cpu")
@@ -165,7 +165,8 @@ def _quiet() -> Iterator[None]:
         logger.disabled = before
 
 
-def _export(flat: _Flat, tensors: tuple[torch.Tensor, ...]) -> Any:
+def _export(flat: _Flat, tensors: tuple[torch.Tensor, ...]) -> tuple[Any, frozenset[str]]:
+    """The program, and those of its constants that the model makes anew at each call."""
     auto = torch.export.Dim.AUTO
     shapes = (tuple(dict.fromkeys(range(t.dim()), auto) for t in tensors),)
     try:
@@ -175,6 +176,7 @@ def _export(flat: _Flat, tensors: tuple[torch.Tensor, ...]) -> Any:
             # (checks that the exporter writes for named inputs, and takes amiss for numbered ones
             # where two have a size in common; ours are read off the shape environment)
             program._guards_code = []
+            fresh = _made_anew(program)
             program = program.run_decompositions(_taken_apart())
     except Exception as error:  # whatever the model's own code raises while traced
         reason = str(error).strip().splitlines()
@@ -191,7 +193,18 @@ def _export(flat: _Flat, tensors: tuple[torch.Tensor, ...]) -> Any:
             f"the model changes {', '.join(map(repr, changed[:3]))} in place while it runs; such a "
             "model cannot be captured. Turn the cache or running statistics off"
         )
-    return program
+    return program, fresh
+
+
+def _made_anew(program: Any) -> frozenset[str]:
+    """Constants that stand in the model's code, such as ``torch.tensor(0.0)``. All others are
+    tensors that somebody holds, and may write to."""
+    names = program.graph_signature.inputs_to_lifted_tensor_constants
+    lift = torch.ops.aten.lift_fresh_copy.default
+    return frozenset(
+        names[node.name] for node in program.graph.nodes
+        if node.name in names and all(user.target is lift for user in node.users)
+    )  # fmt: skip
 
 
 def _taken_apart() -> dict[Any, Any]:
@@ -275,17 +288,15 @@ _STRIPPED = frozenset({
 })  # fmt: skip
 
 
-def _number_of(constant: Any) -> tuple[Argument, ...]:
+def _number_of(constant: torch.Tensor) -> tuple[Argument, ...]:
     """The number of a constant without dimensions; nothing of one that the trace only imitates."""
-    if not isinstance(constant, torch.Tensor) or isinstance(constant, FakeTensor):
-        return ()
-    if constant.dim() or constant.is_complex() or constant.device.type == "meta":
+    if isinstance(constant, FakeTensor) or constant.dim() or constant.is_complex():
         return ()
     return (constant.item(),)
 
 
 def _convert(
-    program: Any, tensors: tuple[torch.Tensor, ...]
+    program: Any, tensors: tuple[torch.Tensor, ...], fresh: frozenset[str]
 ) -> tuple[Rows, tuple[Argument, ...], tuple[str, ...], tuple[Expr, ...]]:
     signature = program.graph_signature
     kinds = {
@@ -333,7 +344,9 @@ def _convert(
         if node.op == "placeholder":
             kind, fqn = kinds.get(node.name, (INPUT, node.name))
             fqn = fqn.removeprefix("model.") if kind in (PARAMETER, BUFFER) else fqn
-            told = _number_of(program.constants.get(fqn)) if kind == CONSTANT else ()
+            told: tuple[Argument, ...] = ()
+            if kind == CONSTANT and fqn in fresh:
+                told = _number_of(program.constants[fqn])
             rows.append(Node(index, node.name, kind, fqn, told, outputs=(_meta(value, symbols),)))
         elif node.op == "call_function":
             rows.append(_op_row(index, node, name, value, plain, symbols))

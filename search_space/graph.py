@@ -150,8 +150,8 @@ class Node:
 
     ``op`` is the overload's full name (``aten.add.Tensor``), ``getitem`` for one output of a node
     that has several, or the dotted name of a parameter, buffer, constant or input. A constant
-    without dimensions has its number as argument. ``module`` is the dotted path of the module whose
-    code made the node, for people to read.
+    without dimensions that stands in the model's code has its number as argument. ``module`` is the
+    dotted path of the module whose code made the node, for people to read.
     """
 
     index: int

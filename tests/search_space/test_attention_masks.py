@@ -204,8 +204,8 @@ def positions(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 Mask = Callable[[torch.Tensor], torch.Tensor]
 
-ZERO, HALF = torch.tensor(0.0), torch.tensor(0.5)
-"""Tensors of a model's own, which the trace takes for constants."""
+ZERO = torch.tensor(0.0)
+"""A tensor that somebody holds and may write to, which the trace takes for a constant."""
 
 
 def _infinite(x: torch.Tensor) -> torch.Tensor:
@@ -238,7 +238,8 @@ PROVEN: dict[str, tuple[Mask, str]] = {
     "transposed": (lambda x: _where(x, lambda i, j: (i <= j).transpose(0, 1)), CAUSAL),
     "doubled": (lambda x: _where(x, lambda i, j: (j <= i) & (j < i + 1) & (j >= 0)), CAUSAL),
     "a constant tensor": (
-        lambda x: _where(x, lambda i, j: torch.where(j <= i, ZERO, float("-inf"))), CAUSAL),
+        lambda x: _where(
+            x, lambda i, j: torch.where(j <= i, torch.tensor(0.0), float("-inf"))), CAUSAL),
     "ones": (lambda x: torch.ones(x.shape[2], x.shape[2], dtype=torch.bool), PLAIN),
     "zeros added": (lambda x: torch.zeros(x.shape[2], x.shape[2]), PLAIN),
     "a row": (lambda x: torch.arange(x.shape[2])[None] >= 0, PLAIN),
@@ -261,7 +262,9 @@ LEFT: dict[str, Mask] = {
     "plus one": lambda x: torch.ones(x.shape[2], x.shape[2]),
     "bias": lambda x: _where(x, lambda i, j: torch.where(j <= i, 0.5, float("-inf"))),
     "a constant tensor's bias": lambda x: _where(
-        x, lambda i, j: torch.where(j <= i, HALF, float("-inf"))),
+        x, lambda i, j: torch.where(j <= i, torch.tensor(0.5), float("-inf"))),
+    "somebody's tensor": lambda x: _where(
+        x, lambda i, j: torch.where(j <= i, ZERO, float("-inf"))),
     "slope": lambda x: _where(x, lambda i, j: (j - i).float()),
     "half": lambda x: _where(x, lambda i, j: j <= i - x.shape[2] // 4096),
 }
@@ -295,6 +298,21 @@ def test_other_masks_stay(name: str) -> None:
     for length in (9, 30):
         made = run(captured, model, (sample(length),))
         assert difference(made, [model(sample(length))], 1e-6) == ""
+
+
+def test_what_its_owner_writes_to_a_constant_is_seen() -> None:
+    hidden = torch.tensor(float("-inf"))
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        rows, columns = positions(x)
+        mask = torch.where(columns <= rows, 0.0, hidden)
+        return F.scaled_dot_product_attention(x, x, x, mask)
+
+    model = Function(forward)
+    captured = capture(model, (sample(9),))
+    hidden.fill_(0.0)  # now every key is seen
+    made = run(captured, model, (sample(9),))
+    assert difference(made, [model(sample(9))], 1e-6) == ""
 
 
 def test_rectangular_attention_keeps_its_causal_mask() -> None:

@@ -85,13 +85,9 @@ def causal(q: torch.Tensor, k: torch.Tensor, mask: torch.Tensor) -> torch.Tensor
     return (q @ k.transpose(-1, -2) * 0.3 + hidden).softmax(-1)
 
 
-ZERO = torch.tensor(0.0)
-"""A tensor of the model's own, which the trace takes for a constant."""
-
-
 def causal_by_constant(q: torch.Tensor, k: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     places = torch.arange(q.shape[-2])
-    hidden = torch.where(places[None, :] <= places[:, None], ZERO, LOWEST)
+    hidden = torch.where(places[None, :] <= places[:, None], torch.tensor(0.0), LOWEST)
     return (q @ k.transpose(-1, -2) * 0.3 + hidden).softmax(-1)
 
 
