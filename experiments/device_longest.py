@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ def run(
             call = fast
         if device.startswith("cuda"):
             held_to(device, int((1 + SLACK) * cap_bytes))
-        row.update(_measured(lambda c=call, a=args, k=kwargs: c(*a, **k), backend))  # type: ignore[misc]
+        row.update(_measured(partial(call, *args, **kwargs), backend))
         if device.startswith("cuda"):
             torch.cuda.set_per_process_memory_fraction(1.0)
         found.append(row)

@@ -12,6 +12,7 @@ import argparse
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from tuner.measure.variables import QUIET
@@ -110,7 +111,7 @@ def _run(
         else:
             seen.add(kind)
             function(*args, **kwargs)  # the first call sets things up
-            made, peak = backend.peak(lambda f=function, a=args, k=kwargs: f(*a, **k))  # type: ignore[misc]
+            made, peak = backend.peak(partial(function, *args, **kwargs))
             values[node.index] = made
             output = _new_bytes(made, (args, kwargs))
             yield Found(node.op, kind[1], int(told[node.index]), peak.requested_bytes - output,

@@ -68,7 +68,7 @@ def test_compiled_plans_give_the_same_numbers_within_their_budget(model: nn.Modu
     tried = fast.prepare(x).compiled
     assert tried is not None
     _, peak = CpuBackend().peak(lambda: fast(x))
-    assert peak.requested_bytes == tried.peak_bytes
+    assert peak.requested_bytes == tried.peak_bytes == fast.predicted_peak_bytes
     assert "compiled: " in fast.explain()
     report = fast.compile_report
     assert report is not None and report.seconds > 0 and not report.failure
@@ -93,6 +93,8 @@ def test_targets_are_compiled_once_and_share_it(model: nn.Module) -> None:
         assert report.compiled == compiled  # the call itself, with real tensors, compiles nothing
         _, peak = CpuBackend().peak(lambda: fast(x))
         allowed = 0.4 * eager_peak_bytes(model, (x,), {})
+        assert fast.predicted_peak_bytes == one.outside_bytes + tried.peak_bytes
+        assert tried.peak_bytes != one.chosen.peak_bytes, "nothing tells which of the two is meant"
     assert peak.requested_bytes <= allowed
 
 

@@ -26,7 +26,7 @@ from tuner.runtime.analysis import Analysis
 from tuner.runtime.captures import Captures, Located
 from tuner.runtime.choose import Chosen, choose_for, eager_or_captured_peak, rungs
 from tuner.runtime.compiled import Compiler, CompileReport
-from tuner.runtime.compiled_run import apart, explain_compiled, try_compiled
+from tuner.runtime.compiled_run import apart, explain_compiled, known_peak, try_compiled
 from tuner.runtime.explain import explain_plan, module_code
 from tuner.runtime.generate import generate, with_weights_of
 from tuner.runtime.kernels import Forms
@@ -111,7 +111,7 @@ class Applied(torch.nn.Module):
     def predicted_peak_bytes(self) -> int:
         """The memory model's peak for the last call's sizes; of compiled code, which no model
         knows, the peak measured when it was tried."""
-        return self._current.peak_bytes
+        return known_peak(self._current.chosen.peak_bytes, self._current.compiled)
 
     @property
     def compile_report(self) -> CompileReport | None:

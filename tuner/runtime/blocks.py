@@ -180,11 +180,6 @@ class Ready:
     module: fx.GraphModule
     compiled: Tried | None = None
 
-    def peak_bytes(self, predicted_bytes: int) -> int:
-        """The predicted peak; of compiled code, which no model knows, the one measured when it was
-        tried."""
-        return predicted_bytes if self.compiled is None else self.compiled.peak_bytes
-
     def run(self, tensors: Sequence[torch.Tensor]) -> Any:
         """The output, in the target's own structure."""
         # casts that autocast asks for were captured: it must not act twice

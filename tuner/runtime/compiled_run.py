@@ -29,6 +29,12 @@ class Tried:
     options: CompileOptions
 
 
+def known_peak(predicted_bytes: int, tried: Tried | None) -> int:
+    """The predicted peak; of compiled code, which no model knows, the one measured when it was
+    tried."""
+    return predicted_bytes if tried is None else tried.peak_bytes
+
+
 def try_compiled(
     module: fx.GraphModule,
     compiler: Compiler,

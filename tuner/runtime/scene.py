@@ -36,7 +36,7 @@ from tuner.runtime.blocks import (
 )
 from tuner.runtime.captures import Located
 from tuner.runtime.choose import Chosen, choose_for, eager_or_captured_peak
-from tuner.runtime.compiled_run import explain_compiled
+from tuner.runtime.compiled_run import explain_compiled, known_peak
 from tuner.runtime.explain import explain_plan
 from tuner.runtime.find_targets import suggestion
 from tuner.runtime.kernels import Forms
@@ -116,7 +116,8 @@ class Scene:
     @property
     def peak_bytes(self) -> int:
         inside = (
-            one.outside_bytes + one.ready.peak_bytes(one.chosen.peak_bytes) for one in self.distinct
+            one.outside_bytes + known_peak(one.chosen.peak_bytes, one.ready.compiled)
+            for one in self.distinct
         )
         return max(self.outside_peak_bytes, *inside)
 

@@ -34,12 +34,6 @@ class Prepared:
     module: torch.fx.GraphModule
     compiled: Tried | None = None
 
-    @property
-    def peak_bytes(self) -> int:
-        """The memory model's peak; of compiled code, which no model knows, the one measured when it
-        was tried."""
-        return self.chosen.peak_bytes if self.compiled is None else self.compiled.peak_bytes
-
 
 class Serving(Protocol):
     """Runs calls of one set of input shapes."""
