@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cost_models.select import mib
-from experiments.device_bars import GPU_LENGTHS, GPU_SHARES
+from experiments.device_bars import GPU_BUDGETS, GPU_LENGTHS
 from experiments.reach_session import bar
 from experiments.rival_variants import names_for
 from tuner.measure.isolate import Isolated
@@ -38,13 +38,14 @@ class Measured:
     def ways(self, *, tiny: bool) -> list[str]:
         """What it is run as, in order of worth; what no time is left for comes last."""
         row = bar(self.key)
-        shares = (0.5, row.share) if tiny else (row.share, *GPU_SHARES.get(self.key, ()))
-        ours = [f"ours {share:g}" for share in shares]
+        budgets = ("0.5",) if tiny else GPU_BUDGETS.get(self.key, ())
+        named = [f"ours {budget}" for budget in dict.fromkeys((f"{row.share:g}", *budgets))]
+        ours = [name for name in named if not name.endswith("compiled")]
         if tiny:
             return ["eager", *ours, "ours min"]
         rivals = [one for one in names_for(row, ()) if one != "eager"]
         plain = [one for one in rivals if "compile" not in one]
-        compiled = [f"{one} compiled" for one in ours]
+        compiled = [f"{name.removesuffix(' compiled')} compiled" for name in named]
         if self.dtype != "float32":
             return ["eager", *ours, "compile", *compiled, "ours min"]
         found = ["eager", *ours, *plain, "compile", *compiled, "ours min", *rivals]
