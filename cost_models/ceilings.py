@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +18,8 @@ class Ceilings:
         launch_s: time of an op on almost no data.
         half_rows: rows at which a matrix product runs at half of its rate; narrow products waste
             what they load.
+        filling: elements that a matrix product's output must have to keep all of the device busy,
+            see :func:`filling_of`; 0 where few cores share the work.
     """
 
     copy_bytes_per_s: float
@@ -26,6 +28,7 @@ class Ceilings:
     matmul_flops_per_s: float
     launch_s: float
     half_rows: float
+    filling: int = 0
 
     def __post_init__(self) -> None:
         if min(
@@ -34,13 +37,34 @@ class Ceilings:
             raise ValueError(f"ceilings must be positive, got {self}")
 
 
-# Round figures of a small server CPU and of a large GPU; campaigns measure their own device's.
+TILE = 128 * 32
+"""Elements of a product's output that one multiprocessor of a GPU computes at a time. Where there
+are fewer tiles than multiprocessors, the library takes smaller ones, and loads more for each."""
+
+
+def filling_of(multiprocessors: int) -> int:
+    """``Ceilings.filling`` of a GPU. On one of 132 multiprocessors, outputs of 8 batches of 12
+    columns took 4.0 ms with 16384 rows and as long in 4 parts, but 2.4 times as long in 16
+    (UNet, width 96; :mod:`experiments.device_kernels`)."""
+    return multiprocessors * TILE
+
+
+# Round figures of a small server CPU and of a large GPU; campaigns measure their own device's. GPUs
+# multiply half precision on units that single precision, without TF32, does not use.
+_CUDA = Ceilings(2.5e12, 5e12, 40 * 2**20, 5e13, 6e-6, 40.0, filling_of(132))
 _DEFAULTS = {
     "cpu": Ceilings(4e9, 20e9, 4 * 2**20, 1e11, 4e-6, 16.0),
-    "cuda": Ceilings(2.5e12, 5e12, 40 * 2**20, 2e14, 6e-6, 64.0),
+    "cuda": _CUDA,
 }
+_CUDA_HALF = replace(_CUDA, matmul_flops_per_s=5e14, half_rows=200.0)
 
 
-def default_ceilings(device: str) -> Ceilings:
-    """Ceilings to assume for a kind of device (``cpu`` or ``cuda``) that nobody has measured."""
+def default_ceilings(device: str, dtype: str = "float32") -> Ceilings:
+    """Ceilings to assume for a kind of device (``cpu`` or ``cuda``) that nobody has measured.
+
+    Args:
+        dtype: of the model's products.
+    """
+    if device == "cuda" and dtype in ("bfloat16", "float16"):
+        return _CUDA_HALF
     return _DEFAULTS.get(device, _DEFAULTS["cpu"])

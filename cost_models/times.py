@@ -1,11 +1,12 @@
 """The roofline's times: each op takes as long as its bytes or its operations need, plus a launch.
 
-    seconds(op, chunk) = launch + max(flops * c / F * (1 + h / n), (sliced * c + whole) / B)
+    seconds(op, chunk) = launch + max(flops * c / F * (1 + h / n), (sliced * c + whole) / B) * idle
 
 with c the chunk's share of the extent, F the device's operations per second, n the smaller side of
 a product's matrix and h that at which products run at half rate, and B the device's bytes per
-second, which falls from the cache's to the memory's rate with the op's bytes. A loop adds, in each
-pass, the copy of its results into the outputs.
+second, which falls from the cache's to the memory's rate with the op's bytes. ``idle`` is 1 but
+for products whose output is too small for all of a GPU's multiprocessors, see ``filling_of``. A
+loop adds, in each pass, the copy of its results into the outputs.
 """
 
 from __future__ import annotations
@@ -26,11 +27,18 @@ def op_seconds(work: Work, share: float, ceilings: Ceilings) -> float:
         return 0.0
     moved = work.sliced_bytes * share + work.whole_bytes
     rate = bytes_per_s(moved, ceilings)
-    computing = work.flops * share / ceilings.matmul_flops_per_s
+    computing = work.slowdown * work.flops * share / ceilings.matmul_flops_per_s
     narrowest = work.narrowest(share)
     if narrowest is not None:
         computing *= 1 + ceilings.half_rows / narrowest
-    return ceilings.launch_s + max(computing, moved / rate)
+    return ceilings.launch_s + _idle(work, share, ceilings) * max(computing, moved / rate)
+
+
+def _idle(work: Work, share: float, ceilings: Ceilings) -> float:
+    """How much longer an op takes that leaves a part of the device idle: it computes less at a time
+    and also loads less."""
+    filled = work.filled(share)
+    return max(ceilings.filling / filled, 1.0) if filled else 1.0
 
 
 FRESH_BYTES = 128 * 2**20

@@ -6,11 +6,13 @@ but for the tensors that it takes whole, so that two numbers a node suffice for 
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 
-from search_space.graph import ALIAS, LEAVES, SizedGraph, SizedNode
+from search_space.graph import ALIAS, LEAVES, Graph, SizedGraph, SizedNode
 from search_space.regions import Loop, arguments
 
 
@@ -25,6 +27,8 @@ class Work:
         launches: kernels started; 0 for views.
         matrix: rows and columns of a product's output matrix; None for other ops.
         cut: which of the two the chunk dimension cuts: 0, 1, or None for a batch.
+        batch: how many such matrices there are.
+        slowdown: how much longer its operations take than a large product's.
     """
 
     flops: float
@@ -33,6 +37,8 @@ class Work:
     launches: int
     matrix: tuple[int, int] | None = None
     cut: int | None = None
+    batch: int = 1
+    slowdown: float = 1.0
 
     def narrowest(self, share: float) -> float | None:
         """The smaller side of the output matrix on a share of the extent; None for other ops."""
@@ -42,6 +48,18 @@ class Work:
         if self.cut is not None:
             sides[self.cut] *= share
         return max(min(sides), 1.0)
+
+    def filled(self, share: float) -> float:
+        """Elements that are computed for the output matrices on a share of the extent; 0 for other
+        ops. A side of less than a tile is computed as one."""
+        if self.matrix is None:
+            return 0.0
+        sides: list[float] = [*self.matrix, self.batch]
+        sides[2 if self.cut is None else self.cut] *= share
+        return max(sides[0], _LEAST_SIDE) * max(sides[1], _LEAST_SIDE) * sides[2]
+
+
+_LEAST_SIDE = 32
 
 
 def _columns(graph: SizedGraph, node: SizedNode) -> int:
@@ -127,6 +145,14 @@ def flops(graph: SizedGraph, node: SizedNode) -> float:
     return _PER_ELEMENT.get(packet, 1.0) * node.output.numel
 
 
+def product_dtype(graph: Graph) -> str:
+    """The dtype in which most products of a graph are computed; float32 without any."""
+    dtypes = Counter(
+        node.outputs[0].dtype for node in graph.nodes if node.op.rpartition(".")[0] in _PRODUCTS
+    )
+    return dtypes.most_common(1)[0][0] if dtypes else "float32"
+
+
 # Products whose leading dimensions are all rows; the others multiply matrices in batches.
 _ROWS = frozenset({"aten.linear", "aten.addmm", "aten.mm"})
 
@@ -155,13 +181,46 @@ def _cut(node: SizedNode, dim: int) -> int | None:
     return {rank - 2: 0, rank - 1: 1}.get(dim)
 
 
+def _batch(node: SizedNode, matrix: tuple[int, int] | None) -> int:
+    return 1 if matrix is None else max(node.output.numel // max(prod(matrix), 1), 1)
+
+
+_HEAD_STEPS = {"float32": (64, 0.65), "bfloat16": (32, 0.5), "float16": (32, 0.5)}
+"""Fused attention on a GPU computes heads in steps of so many columns, at this share of a large
+product's rate. In float32 from profiles of an H200 with heads of 12 and of 32 columns
+(:mod:`experiments.device_kernels`); in half precision the step is the kernel's, the share round."""
+
+_SDPA = "aten.scaled_dot_product_attention."
+
+
+def _fused_slowdown(graph: SizedGraph, node: SizedNode) -> float | None:
+    """How much longer fused attention's operations take on a GPU; None for all else."""
+    if not (node.output.device.startswith("cuda") and node.op.startswith(_SDPA)):
+        return None
+    head = max(graph.nodes[node.refs[0][1]].output.shape[-1], 1)
+    step, rate = _HEAD_STEPS.get(node.output.dtype, (1, 1.0))
+    needed = 0.5 if node.argument(5, "is_causal", False) else 1.0
+    return needed * math.ceil(head / step) * step / head / rate
+
+
+def _work(
+    graph: SizedGraph, node: SizedNode, sliced: int, whole: int, cut: int | None = None
+) -> Work:
+    slowdown = _fused_slowdown(graph, node)
+    if slowdown is not None:
+        return Work(flops(graph, node), sliced, whole, 1, slowdown=slowdown)
+    matrix = _matrix(node)
+    batch = 1 if matrix is None else max(node.output.numel // max(prod(matrix), 1), 1)
+    return Work(flops(graph, node), sliced, whole, 1, matrix, cut, batch)
+
+
 def node_work(graph: SizedGraph, node: SizedNode) -> Work:
     """A node's work when it runs whole."""
     if node.kind in LEAVES or ALIAS in node.traits or node.op == "getitem":
         return Work(0.0, 0, 0, 0)
     read = sum(graph.nodes[ref].output.nbytes for _, ref in node.refs)
     written = sum(t.nbytes for t in node.outputs)
-    return Work(flops(graph, node), read + written, 0, 1, _matrix(node))
+    return _work(graph, node, read + written, 0)
 
 
 def loop_work(loop: Loop) -> tuple[Work, ...]:
@@ -184,5 +243,5 @@ def loop_work(loop: Loop) -> tuple[Work, ...]:
             else:
                 whole += size
         cut = _cut(node, loop.region.dims[place])
-        found.append(Work(flops(graph, node), sliced, whole, 1, _matrix(node), cut))
+        found.append(_work(graph, node, sliced, whole, cut))
     return tuple(found)

@@ -26,7 +26,6 @@ os.environ.update(QUIET)
 
 import torch
 
-from cost_models.ceilings import default_ceilings
 from cost_models.select import mib
 from experiments.judge import TOLERANCE
 from experiments.subjects import BARS
@@ -108,7 +107,7 @@ def descend(
     captures = Captures(model)
     located = captures.locate(args, kwargs)
     graph = located.captured.graph
-    analysis = Analysis(graph, located.bindings, default_ceilings(graph.device), Prober())
+    analysis = Analysis.unmeasured(graph, located.bindings, Prober())
     selector = analysis.selector
     with torch.no_grad():
         expected = model(*args, **kwargs)

@@ -19,7 +19,6 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
-from cost_models.ceilings import default_ceilings
 from experiments.judge import Judge, make_judge
 from experiments.verdicts import BAD, MEMORY_ERROR, SMALL_BYTES, Report, Row, Trial, unknown_ops
 from search_space.candidates import Limits, all_regions, find_classes, levels
@@ -131,9 +130,8 @@ class Check:
         if self._other is not None:
             cases += self._second_case(self._other, located)
         captured = located.captured
-        device = captured.graph.device
         probe = Prober()
-        analysis = Analysis(captured.graph, located.bindings, default_ceilings(device), probe)
+        analysis = Analysis.unmeasured(captured.graph, located.bindings, probe)
         classes = (every_class if self._thorough else find_classes)(analysis.memory, probe=probe)
         space = SearchSpace(analysis.memory, with_nested(analysis.memory, classes, probe=probe))
         whole = Plan(captured.graph.fingerprint)

@@ -16,7 +16,6 @@ from typing import Any, TypeVar
 
 import torch
 
-from cost_models.ceilings import default_ceilings
 from cost_models.create import create
 from cost_models.plans import PlanCost
 from cost_models.select import Selector
@@ -94,9 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     located = timed("capture", capture)
     started = time.process_time()
-    analysis = Analysis(
-        located.captured.graph, located.bindings, default_ceilings("cpu"), Prober()
-    )
+    analysis = Analysis.unmeasured(located.captured.graph, located.bindings, Prober())
     print(f"{options.layers} layers, {len(analysis.graph.nodes)} nodes, length {options.length}")
     search(analysis, options.trials)
     print(f"search in all, after the capture: {time.process_time() - started:.1f} s")

@@ -9,7 +9,6 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _pytree as pytree
 
-from cost_models.ceilings import default_ceilings
 from search_space.eager_peak import eager_peak_bytes
 from search_space.errors import ConfigError
 from search_space.probe import Prober
@@ -83,7 +82,7 @@ class Sized:
         leaves: list[Any] = pytree.tree_leaves(self.given(length))
         shapes = tuple(tuple(leaves[place].shape) for place in self.captured.tensor_places)
         graph = self.captured.graph
-        return Analysis(graph, graph.bind(shapes), default_ceilings(graph.device), self._probe)
+        return Analysis.unmeasured(graph, graph.bind(shapes), self._probe)
 
     def eager_bytes(self, length: int) -> int:
         """The eager model's activation peak.

@@ -22,7 +22,6 @@ os.environ.update(QUIET)
 import torch
 from torch.utils import _pytree as pytree
 
-from cost_models.ceilings import default_ceilings
 from cost_models.select import mib
 from experiments.device_bars import on_device
 from experiments.reach_session import bar
@@ -70,7 +69,7 @@ def kernel_workspaces(
     """
     located = Captures(model).locate(args, kwargs)
     graph = located.captured.graph
-    analysis = Analysis(graph, located.bindings, default_ceilings(graph.device))
+    analysis = Analysis.unmeasured(graph, located.bindings)
     leaves = pytree.tree_leaves((tuple(args), dict(kwargs)))
     given = iter([leaves[place] for place in located.captured.tensor_places])
     values: dict[int, Any] = {}

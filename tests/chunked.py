@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 
-from cost_models.ceilings import default_ceilings
 from experiments.judge import TOLERANCE, Exact
 from search_space.capture import flatten_output
 from search_space.probe import Prober
@@ -23,7 +22,7 @@ def chunked(
     captures = Captures(model)
     located = captures.locate(args, kwargs)
     graph = located.captured.graph
-    space = Analysis(graph, located.bindings, default_ceilings(graph.device), Prober()).space
+    space = Analysis.unmeasured(graph, located.bindings, Prober()).space
     plan = space.decode({item.key: max(1, item.extent // passes) for item in space.classes})
     assert plan.choices, "nothing is chunked, so nothing would be tested"
     return apply_plan(model, plan, args, kwargs, captures=captures)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from cost_models.ceilings import default_ceilings
 from search_space.budget import Budget
 from search_space.eager_peak import eager_peak_bytes
 from search_space.errors import BudgetError, CaptureError
@@ -62,7 +61,7 @@ def inspect_lengths(
             args, kwargs = subject.inputs(length)
             located = captures.locate(args, kwargs)
             graph = forms.chosen(located.captured, located.bindings).graph
-            analysis = Analysis(graph, located.bindings, default_ceilings(graph.device), probe)
+            analysis = Analysis.unmeasured(graph, located.bindings, probe)
             try:
                 with unchanged(subject.model):
                     eager = eager_peak_bytes(subject.model, args, kwargs)

@@ -12,11 +12,12 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from cost_models.ceilings import Ceilings, default_ceilings
+from cost_models.ceilings import Ceilings, default_ceilings, filling_of
 from cost_models.times import graph_seconds, loop_seconds, op_seconds, prudent_extra_seconds
-from cost_models.work import loop_work, node_work
+from cost_models.work import loop_work, node_work, product_dtype
 from search_space.candidates import find_classes
 from search_space.classes import RegionClass
+from search_space.graph import SizedGraph
 from search_space.plan import Region
 from search_space.regions import Loop, resolve
 from tests.cost_models.made_features import memory_at
@@ -234,6 +235,78 @@ def test_on_an_endlessly_fast_device_launches_alone_count(tiny_gpt2: Tiny) -> No
     expected = len(kernels(tiny_gpt2)) * 1e-6
     assert expected > 0
     assert graph_seconds(tiny_gpt2.sized, launch) == pytest.approx(expected)
+
+
+def on_gpu(sized: SizedGraph, dtype: str | None = None) -> SizedGraph:
+    """The graph as if it had been captured on a GPU (and in another dtype)."""
+    nodes = [
+        replace(node, outputs=tuple(
+            replace(t, device="cuda", dtype=dtype or t.dtype) for t in node.outputs
+        ))
+        for node in sized.nodes
+    ]  # fmt: skip
+    return replace(sized, nodes=tuple(nodes))
+
+
+H200 = Ceilings(4.09e12, 3.83e12, 60 * 2**20, 5.1e13, 7.8e-6, 40.6, filling_of(132))
+"""As measured, in float32."""
+
+
+def test_a_products_output_too_small_for_a_gpu_leaves_it_idle() -> None:
+    """The UNet's attention by values on an H200: (8, 16384, 16384) by (8, 16384, 12) took 4.0 ms
+    whole, 4.1 ms in 4 parts and 9.8 ms in 16."""
+    graph = analysed(Function(torch.matmul), tensors((8, 64, 64), (8, 64, 12))).sized
+    (node,) = (node for node in graph.nodes if node.refs)
+    flops, moved = 2 * 8 * 16384**2 * 12, 4 * 8 * (16384**2 + 2 * 16384 * 12)
+    work = replace(
+        node_work(graph, node), flops=flops, sliced_bytes=moved, matrix=(16384, 12), cut=0, batch=8
+    )
+    times = {parts: parts * op_seconds(work, 1 / parts, H200) * 1e3 for parts in (1, 4, 16)}
+    assert times[4] == pytest.approx(times[1], rel=0.02)
+    assert times[16] > 1.8 * times[1]
+    # few cores share no work so finely
+    assert op_seconds(work, 1 / 16, CPU) == pytest.approx(op_seconds(work, 1, CPU) / 16, rel=0.01)
+    assert op_seconds(work, 0.0, H200) == H200.launch_s
+
+
+@pytest.mark.parametrize(
+    ("shape", "measured_ms"), [((1, 8, 16384, 12), 76.4 / 5), ((512, 4, 512, 32), 5.1)]
+)
+def test_fused_attention_in_single_precision_takes_a_gpu_as_long_as_measured(
+    shape: tuple[int, ...], measured_ms: float
+) -> None:
+    """Profiles of an H200: the UNet's 5 at width 96, nearly all of its attention, and the ESMFold
+    block's. Heads are computed as if they had 64 columns."""
+    def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        return functional.scaled_dot_product_attention(q, k, v)
+
+    small = analysed(Function(attention), tensors(*[(1, 2, 16, shape[-1])] * 3)).sized
+    (node,) = (node for node in small.nodes if node.refs)
+    there = on_gpu(small)
+    work = node_work(there, there.nodes[node.index])
+    assert work.slowdown == pytest.approx(64 / shape[-1] / 0.65)
+    work = replace(work, flops=4 * shape[0] * shape[1] * shape[2] ** 2 * shape[3])
+    assert op_seconds(work, 1.0, H200) * 1e3 == pytest.approx(measured_ms, rel=0.25)
+    assert node_work(small, node).slowdown == 1.0
+
+
+def test_what_a_gpu_is_assumed_to_do_depends_on_the_dtype() -> None:
+    single, half = default_ceilings("cuda"), default_ceilings("cuda", "bfloat16")
+    assert half.matmul_flops_per_s == 10 * single.matmul_flops_per_s
+    assert default_ceilings("cuda", "float16") == half
+    assert default_ceilings("cpu", "bfloat16") == CPU
+
+
+def test_a_graphs_dtype_is_that_of_most_of_its_products() -> None:
+    def mixed(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        c = a.bfloat16() @ b.bfloat16()
+        return (c @ b.bfloat16()).float() @ b
+
+    def told(function: Op) -> str:
+        return product_dtype(analysed(Function(function), tensors((4, 4), (4, 4))).captured.graph)
+
+    assert told(mixed) == "bfloat16"
+    assert told(torch.add) == "float32"
 
 
 def test_a_device_that_nobody_knows_is_taken_for_a_cpu() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -15,7 +15,9 @@ from search_space.errors import ConfigError
 from tuner import apply
 from tuner.compile_options import CompileOptions, parse_compile
 from tuner.measure.cpu import CpuBackend
+from tuner.runtime import applied
 from tuner.runtime.compiled import CompiledPiece, Compiler
+from tuner.runtime.compiled_run import Outcome, try_compiled
 from tuner.runtime.loop import ChunkLoop, Output, Sliced
 
 WIDTH = 32
@@ -74,6 +76,50 @@ def test_compiled_plans_give_the_same_numbers_within_their_budget(model: nn.Modu
     assert report is not None and report.seconds > 0 and not report.failure
     # both layers are alike: what is compiled for one serves the other
     assert len({id(piece) for piece in pieces}) == 1
+
+
+def test_a_lower_plan_runs_where_it_alone_is_compiled_within_the_budget(
+    model: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What compiled code takes is known when it has run: here too much, unless in chunks."""
+    x = torch.randn(1, 203, WIDTH)
+    asked: list[int] = []
+
+    def greedy(
+        module: fx.GraphModule, compiler: Compiler, tensors: Sequence[torch.Tensor],
+        limit_bytes: int | None,
+    ) -> Outcome:  # fmt: skip
+        assert limit_bytes is not None
+        if not loops_of(module):
+            asked.append(limit_bytes + limit_bytes // 4)
+            return Outcome(None, asked[-1])
+        return try_compiled(module, compiler, tensors, limit_bytes)
+
+    monkeypatch.setattr(applied, "try_compiled", greedy)
+    fast = apply(model, (x,), memory_budget=1.0, compile=True)
+    assert len(asked) == 1, "the model as it is was to be tried first"
+    prepared = fast.prepare(x)
+    assert prepared.chosen.plan.choices and loops_of(prepared.module), fast.explain()
+    assert prepared.compiled is not None and prepared.compiled.options == CompileOptions()
+    assert "with room for compiled code" in fast.explain()
+    limit = prepared.chosen.limit_bytes
+    assert limit is not None and prepared.compiled.peak_bytes <= limit
+    torch.testing.assert_close(fast(x), model(x), rtol=1e-4, atol=1e-5)
+
+
+def test_the_plan_stays_where_no_lower_one_is_compiled_either(
+    model: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = torch.randn(1, 203, WIDTH)
+
+    def greedy(*given: Any) -> Outcome:
+        return Outcome(None, 2 * given[-1])
+
+    monkeypatch.setattr(applied, "try_compiled", greedy)
+    fast = apply(model, (x,), memory_budget=0.5, compile=True)
+    plain = apply(model, (x,), memory_budget=0.5)
+    assert fast.plan == plain.plan
+    assert fast.prepare(x).compiled is None
 
 
 def test_targets_are_compiled_once_and_share_it(model: nn.Module) -> None:

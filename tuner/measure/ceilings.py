@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from cost_models.ceilings import Ceilings
+from cost_models.ceilings import Ceilings, filling_of
 from tuner.measure.cpu import cpu_cache_bytes
 from tuner.measure.protocol import Backend
 from tuner.measure.timing import median
@@ -20,9 +20,10 @@ def measure_ceilings(backend: Backend, dtype: torch.dtype = torch.float32) -> Ce
     """Bandwidths, the rate of wide and narrow products, and launch time, each a median of seven."""
     cuda = backend.device.startswith("cuda")
     device = torch.device(backend.device)
-    cache = (
-        torch.cuda.get_device_properties(device).L2_cache_size if cuda else cpu_cache_bytes()
-    )
+    cache, multiprocessors = cpu_cache_bytes() if not cuda else 0, 0
+    if cuda:
+        properties = torch.cuda.get_device_properties(device)
+        cache, multiprocessors = properties.L2_cache_size, properties.multi_processor_count
 
     def seconds(call: Callable[[], Any], times: int = 1) -> float:
         def several() -> Any:
@@ -55,5 +56,6 @@ def measure_ceilings(backend: Backend, dtype: torch.dtype = torch.float32) -> Ce
             matmul_flops_per_s=flops_per_s,
             launch_s=seconds(lambda: tiny + 1, times=200),
             half_rows=min(max(_NARROW * (slowdown - 1), 1.0), 1024.0),
+            filling=filling_of(multiprocessors),
         )
     return found

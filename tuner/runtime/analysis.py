@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from cost_models.ceilings import Ceilings
+from cost_models.ceilings import Ceilings, default_ceilings
 from cost_models.select import Selector
 from cost_models.times import graph_seconds, prudent_extra_seconds
+from cost_models.work import product_dtype
 from search_space.candidates import find_classes
 from search_space.classes import RegionClass
 from search_space.dim_rules import Probe
@@ -34,6 +35,13 @@ class Analysis:
     bindings: Mapping[str, int]
     ceilings: Ceilings
     probe: Probe | None = None
+
+    @classmethod
+    def unmeasured(
+        cls, graph: Graph, bindings: Mapping[str, int], probe: Probe | None = None
+    ) -> Analysis:
+        """With the ceilings to assume for the graph's kind of device and dtype."""
+        return cls(graph, bindings, default_ceilings(graph.device, product_dtype(graph)), probe)
 
     @cached_property
     def sized(self) -> SizedGraph:

@@ -9,22 +9,28 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Self
 
 import torch
 from torch.utils import _pytree as pytree
 
-from cost_models.ceilings import default_ceilings
 from search_space.budget import Budget
+from search_space.capture import Capture
 from search_space.errors import BudgetError, CaptureError, PlanError
 from search_space.plan import Plan
 from search_space.probe import Prober
 from tuner.measure.backends import backend_for
 from tuner.runtime.analysis import Analysis
 from tuner.runtime.captures import Captures, Located
-from tuner.runtime.choose import Chosen, choose_for, eager_or_captured_peak, rungs
+from tuner.runtime.choose import (
+    Chosen,
+    choose_for,
+    eager_or_captured_peak,
+    leaving_room,
+    rungs,
+)
 from tuner.runtime.compiled import Compiler, CompileReport
 from tuner.runtime.compiled_run import apart, explain_compiled, known_peak, try_compiled
 from tuner.runtime.explain import explain_plan, module_code
@@ -162,9 +168,8 @@ class Applied(torch.nn.Module):
             if known is not None:  # another thread was here first
                 return known
             located = self._located(args, kwargs)
-            graph = located.captured.graph
-            analysis = Analysis(
-                graph, located.bindings, default_ceilings(graph.device), self._probe
+            analysis = Analysis.unmeasured(
+                located.captured.graph, located.bindings, self._probe
             )
             serving = self._serve(analysis, located, args, kwargs)
             analysis.memory.forget()
@@ -186,14 +191,12 @@ class Applied(torch.nn.Module):
         wish, captured = self._wish, located.captured
 
         def prepare(chosen: Chosen) -> Prepared:
-            module = generate(analysis, chosen.plan, self.model, captured.constants)
             asked = wish.compile is not None or chosen.plan.compiled
             if self._compiler is None or wish.free is not None or not asked:
+                module = generate(analysis, chosen.plan, self.model, captured.constants)
                 return Prepared(captured, analysis, chosen, module)
             tensors = signature(args, kwargs).tensors
-            tried = try_compiled(module, self._compiler, tensors, chosen.limit_bytes)
-            made = module if tried is None else tried.module
-            return Prepared(captured, analysis, chosen, made, tried)
+            return self._compiled(captured, analysis, chosen, self._compiler, tensors)
 
         def eager_peak() -> int:
             with unchanged(self.model):
@@ -206,6 +209,33 @@ class Applied(torch.nn.Module):
             backend = backend_for(device_of(self.model))
             return Elastic(rungs(analysis, entry, located.shapes), prepare, wish.free, backend)
         return Pinned(prepare(self._choose(analysis, located, eager_peak)))
+
+    def _compiled(
+        self,
+        captured: Capture,
+        analysis: Analysis,
+        chosen: Chosen,
+        compiler: Compiler,
+        tensors: Sequence[torch.Tensor],
+    ) -> Prepared:
+        """A plan's code, compiled as far as it keeps its limit. Where not all does, and a lower
+        plan keeps it with all compiled, it is that plan's."""
+
+        def tried(own: Chosen) -> tuple[Prepared, int | None]:
+            module = generate(analysis, own.plan, self.model, captured.constants)
+            found = try_compiled(module, compiler, tensors, chosen.limit_bytes)
+            if found.tried is not None:
+                module = found.tried.module
+            return Prepared(captured, analysis, own, module, found.tried), found.asked_bytes
+
+        first, asked_bytes = tried(chosen)
+        if asked_bytes is None or chosen.limit_bytes is None or first.is_compiled(compiler.options):
+            return first
+        lower = leaving_room(analysis, chosen, asked_bytes - chosen.limit_bytes)
+        if lower is None:
+            return first
+        second, _ = tried(lower)
+        return second if second.is_compiled(compiler.options) else first
 
     def _choose(
         self, analysis: Analysis, located: Located, eager_peak: Callable[[], int]

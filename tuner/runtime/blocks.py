@@ -11,7 +11,6 @@ import torch
 from torch import fx
 from torch.utils import _pytree as pytree
 
-from cost_models.ceilings import default_ceilings
 from search_space.capture import Capture, capture
 from search_space.errors import CaptureError, UnsupportedSizes
 from search_space.plan import Plan
@@ -217,9 +216,8 @@ class Workshop:
         """The analysis of a graph at a call's sizes."""
         key = graph_key(located)
         if key not in self._analyses:
-            graph = located.captured.graph
-            self._analyses[key] = Analysis(
-                graph, located.bindings, default_ceilings(graph.device), self._probe
+            self._analyses[key] = Analysis.unmeasured(
+                located.captured.graph, located.bindings, self._probe
             )
         return self._analyses[key]
 
@@ -251,7 +249,9 @@ class Workshop:
             tried = None
             if examples is not None and self.compiler is not None:
                 with torch.inference_mode(False):
-                    tried = try_compiled(module, self.compiler, examples(), chosen.limit_bytes)
+                    tried = try_compiled(
+                        module, self.compiler, examples(), chosen.limit_bytes
+                    ).tried
             self._made[key] = Ready(captured, module if tried is None else tried.module, tried)
         made = self._made[key]
         return replace(made, module=with_weights_of(made.module, target.module))

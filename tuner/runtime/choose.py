@@ -119,6 +119,21 @@ def choose(
     return Chosen(chosen.plan, ANALYTIC, chosen.peak_bytes, limit)
 
 
+def leaving_room(analysis: Analysis, chosen: Chosen, over_bytes: int) -> Chosen | None:
+    """A lower analytic plan in place of one whose compiled code took so much more than the limit;
+    None where there is none, or the plan was tuned or the lowest already."""
+    if chosen.source != ANALYTIC:
+        return None
+    try:
+        found = analysis.selector.within(chosen.peak_bytes - over_bytes)
+    except BudgetError:
+        return None
+    return Chosen(
+        found.plan, f"{ANALYTIC}, with room for compiled code", found.peak_bytes,
+        chosen.limit_bytes,
+    )  # fmt: skip
+
+
 def eager_or_captured_peak(
     model: torch.nn.Module,
     analysis: Analysis,

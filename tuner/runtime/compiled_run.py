@@ -29,6 +29,15 @@ class Tried:
     options: CompileOptions
 
 
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What came of compiling: the code that kept the limit, None where none did or nothing could be
+    compiled, and the peak of all that was asked for compiled, where it ran."""
+
+    tried: Tried | None
+    asked_bytes: int | None
+
+
 def known_peak(predicted_bytes: int, tried: Tried | None) -> int:
     """The predicted peak; of compiled code, which no model knows, the one measured when it was
     tried."""
@@ -40,8 +49,8 @@ def try_compiled(
     compiler: Compiler,
     tensors: Sequence[torch.Tensor],
     limit_bytes: int | None,
-) -> Tried | None:
-    """The module compiled as far as a run of it keeps the limit; None where none does.
+) -> Outcome:
+    """The module compiled as far as a run of it keeps the limit.
 
     What a compiler keeps alive cannot be told before, so that it is measured: everything compiled
     is tried first, then the loops' bodies alone.
@@ -51,21 +60,23 @@ def try_compiled(
     """
     device = next((tensor.device for tensor in tensors), torch.device("cpu"))
     backend = backend_for(str(device))
+    asked: int | None = None
     for options in _attempts(compiler.options):
         made = compiler.with_compiled(module, options)
         run = partial(_call, made, tensors, device.type)
         run()  # compiles
         if compiler.report.failure:
-            return None
+            return Outcome(None, asked)
         output, peak = backend.peak(run)
         del output
+        asked = peak.requested_bytes if asked is None else asked
         if limit_bytes is None or peak.requested_bytes <= limit_bytes:
-            return Tried(made, peak.requested_bytes, options)
+            return Outcome(Tried(made, peak.requested_bytes, options), asked)
         log.info(
             "autochunk: compiled code took %s, more than the budget of %s; compiling less of it",
             mib(peak.requested_bytes), mib(limit_bytes),
         )  # fmt: skip
-    return None
+    return Outcome(None, asked)
 
 
 def _attempts(options: CompileOptions) -> tuple[CompileOptions, ...]:

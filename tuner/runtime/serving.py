@@ -13,6 +13,7 @@ import torch
 from cost_models.select import mib
 from search_space.capture import Capture
 from search_space.errors import MemoryShortage
+from tuner.compile_options import CompileOptions
 from tuner.measure.protocol import Backend
 from tuner.runtime.analysis import Analysis
 from tuner.runtime.choose import Chosen, lower_rungs
@@ -33,6 +34,10 @@ class Prepared:
     chosen: Chosen
     module: torch.fx.GraphModule
     compiled: Tried | None = None
+
+    def is_compiled(self, options: CompileOptions) -> bool:
+        """Whether all that the options ask for is compiled."""
+        return self.compiled is not None and self.compiled.options == options
 
 
 class Serving(Protocol):
