@@ -30,8 +30,11 @@ GPU_LENGTHS: Mapping[str, int] = MappingProxyType(
 GPU_BUDGETS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "vit": ("0.06",),
-        "esmfold_block": ("0.35", "0.5", "0.6", "1.0"),
-        "unet": ("0.12 kept compiled", "1.0 kept compiled"),
+        "esmfold_block": (
+            "0.35", "0.5", "0.6",
+            "0.2 kept compiled", "0.35 kept compiled", "1.0 kept compiled",
+        ),
+        "unet": ("0.5 kept compiled", "1.0 kept compiled"),
         "unet_sdpa": ("0.7",),
         "llama": ("0.01",),
         "bert": ("0.6",),

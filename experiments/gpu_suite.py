@@ -105,7 +105,9 @@ class Suite:
         ]  # fmt: skip
         work = self.out / "work"
         work.mkdir(parents=True, exist_ok=True)
-        with Subjects(subjects, options.device, work, tiny=options.tiny) as measured:
+        with Subjects(
+            subjects, options.device, work, tiny=options.tiny, only=options.ways
+        ) as measured:
             measured.prepare(options.prepare * self.left, self.tell)
             self.records = measured.records
             self.save()
@@ -119,7 +121,10 @@ class Suite:
 
     def _tune(self) -> None:
         longest = 0.0
+        wanted = self.options.cases
         for case in cases(tiny=self.options.tiny):
+            if wanted and case.name not in wanted:
+                continue
             # a case of the size of the longest so far must fit, with a margin for collecting
             if self.left < 1.3 * longest + 10:
                 self.done.append(Done(case, 0.0, None, "not started: no time left"))
@@ -183,6 +188,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--tiny", action="store_true", help="toy sizes, to try the suite itself")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--subjects", nargs="+", metavar="NAME", help="only these, as gpt2-float32")
+    parser.add_argument("--ways", nargs="+", metavar="WAY", help="only these, as 'ours 0.35'")
+    parser.add_argument("--cases", nargs="+", metavar="CASE",
+                        help="only these campaigns, as 'vit float32 1024'")  # fmt: skip
     parser.add_argument("--prepare", type=float, default=0.4, metavar="SHARE",
                         help="of the time, in which subjects may begin to be prepared")  # fmt: skip
     parser.add_argument("--workspaces", action="store_true", help="also kernel by kernel")

@@ -66,9 +66,16 @@ class Subjects:
     """Processes that measure the suite's subjects; to be closed."""
 
     def __init__(
-        self, subjects: Sequence[Measured], device: str, work: Path, *, tiny: bool = False
+        self,
+        subjects: Sequence[Measured],
+        device: str,
+        work: Path,
+        *,
+        tiny: bool = False,
+        only: Sequence[str] | None = None,
     ) -> None:
         self._tiny = tiny
+        self._only = only
         self._records: dict[Measured, Record] = {}
         self._sessions: dict[Measured, Isolated] = {}
         for one in subjects:
@@ -99,7 +106,10 @@ class Subjects:
 
         def one(subject: Measured, names: Sequence[str] | None = None) -> None:
             started = time.monotonic()
-            names = names or subject.ways(tiny=self._tiny)
+            names = names or [
+                name for name in subject.ways(tiny=self._tiny)
+                if self._only is None or name in self._only
+            ]  # fmt: skip
             wanted = {"do": "prepare", "names": list(names), "seconds": seconds}
             reply = self._sessions[subject].request(wanted, seconds + 120)
             self._records[subject] = {
