@@ -11,8 +11,9 @@ import functools
 import gc
 import sys
 import types
-from collections.abc import Iterator
-from typing import TypeGuard
+import weakref
+from collections.abc import Iterator, Mapping
+from typing import TypeAlias, TypeGuard
 
 _NOT_OF_MODELS = sys.stdlib_module_names | {"torch", "sympy", "mpmath", "numpy"}
 
@@ -29,18 +30,45 @@ def caches_forgotten() -> Iterator[None]:
                 cache.cache_clear()
 
 
-def _caches() -> list[functools._lru_cache_wrapper[object]]:
-    found = {id(one): one for one in gc.get_objects() if _is_cache(one)}
-    if gc.get_freeze_count():  # what is frozen is not listed: ask the modules
-        found.update((id(one), one) for one in _held_by_modules() if _is_cache(one))
+Cache: TypeAlias = "functools._lru_cache_wrapper[object]"
+
+
+class _Frozen:
+    """Caches among what is frozen, which the collector does not list: the modules are asked, which
+    takes a tenth of a second, and therefore only when something was frozen since."""
+
+    def __init__(self) -> None:
+        self._known: weakref.WeakSet[Cache] = weakref.WeakSet()
+        self._mark = _mark()
+
+    def caches(self, listed: Mapping[int, Cache]) -> list[Cache]:
+        """Those that are not listed, by what is."""
+        if id(self._mark) not in listed:
+            self._known.update(one for one in _held_by_modules() if _is_cache(one))
+            self._mark = _mark()
+        return [one for one in self._known if id(one) not in listed]
+
+
+def _mark() -> Cache:
+    """A cache that is listed for as long as nothing is frozen."""
+    return functools.cache(lambda: None)
+
+
+_frozen = _Frozen()
+
+
+def _caches() -> list[Cache]:
+    kind = functools._lru_cache_wrapper
+    # (a call for each of a million objects would take longer than all the rest)
+    listed: dict[int, Cache] = {id(one): one for one in gc.get_objects() if type(one) is kind}
     return [
         one
-        for one in found.values()
+        for one in (*listed.values(), *_frozen.caches(listed))
         if str(getattr(one, "__module__", "")).partition(".")[0] not in _NOT_OF_MODELS
     ]
 
 
-def _is_cache(value: object) -> TypeGuard[functools._lru_cache_wrapper[object]]:
+def _is_cache(value: object) -> TypeGuard[Cache]:
     return type(value) is functools._lru_cache_wrapper  # (isinstance would wake lazy objects)
 
 

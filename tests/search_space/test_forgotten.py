@@ -73,6 +73,27 @@ def test_a_call_after_tracing_gives_real_numbers(
     torch.testing.assert_close(model(x), (x + table + table * 0.5).exp())
 
 
+def test_what_is_frozen_later_is_found_too(library: types.ModuleType) -> None:
+    """Modules are searched anew whenever something was frozen, and only then."""
+    with caches_forgotten():
+        pass
+    later = types.ModuleType("another_models_library")
+    sys.modules[later.__name__] = later
+    try:
+        exec(SOURCE, later.__dict__)
+        gc.freeze()
+        with caches_forgotten():
+            library.table(5)
+            later.table(5)
+        assert library.table.cache_info().currsize == later.table.cache_info().currsize == 0
+        with caches_forgotten():  # nothing was frozen since
+            later.table(6)
+        assert later.table.cache_info().currsize == 0
+    finally:
+        gc.unfreeze()
+        del sys.modules[later.__name__]
+
+
 def test_unrelated_caches_keep_their_content(library: types.ModuleType) -> None:
     calls = []
 
