@@ -6,6 +6,7 @@ inside loops: over the heads, say, and for each head over the queries.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -62,9 +63,10 @@ class _Member:
 def chunk_arguments(loop: Loop, member: int, start: int, length: int) -> tuple[Argument, ...]:
     """The positional arguments of a member's op in a pass over ``[start, start + length)`` units,
     with sizes filled in and references kept."""
-    node = loop.graph.nodes[loop.region.nodes[member]]
     found = loop.flows[member].args
-    return _filled(loop, member, node.args if found is None else found, start, length)
+    if found is None:  # the node's own, in which no size depends on the chunk
+        return loop.graph.nodes[loop.region.nodes[member]].args
+    return _filled(loop, member, found, start, length)
 
 
 def _filled(
@@ -90,12 +92,12 @@ def body_memory(loop: Loop, chunk_size: int, row_major: frozenset[int] = frozens
     """
     graph = loop.graph
     members = _members(loop, chunk_size, row_major)
-    owner: dict[int, int] = {}  # by node, the member that owns its storage; -1: a view from outside
+    owner: dict[int, int] = {}
     size: dict[int, int] = {}
     last: dict[int, int] = {}
     for place, (index, member) in enumerate(members.items()):
         if member.is_view:
-            owner[index] = owner[member.sources[0]] if member.sources else -1
+            owner[index] = owner[member.sources[0]] if member.sources else _OUTSIDE
         else:
             owner[index] = index
             size[index] = sum(
@@ -104,17 +106,63 @@ def body_memory(loop: Loop, chunk_size: int, row_major: frozenset[int] = frozens
             )
         for ref in (index, *member.sources):
             last[owner[ref]] = place
+    workspaces = [_workspace(graph.nodes[index], member) for index, member in members.items()]
+    return _peak(loop, owner, size, last, workspaces)
+
+
+def whole_memory(loop: Loop, workspace_bytes: Sequence[int]) -> Body:
+    """The memory of the members run whole, each as it stands in the graph.
+
+    Args:
+        workspace_bytes: per node of the graph, what its kernel allocates beside its output.
+    """
+    graph = loop.graph
+    members = set(loop.region.nodes)
+    owner: dict[int, int] = {}
+    size: dict[int, int] = {}
+    last: dict[int, int] = {}
+    for place, index in enumerate(loop.region.nodes):
+        storage = graph.base[index]
+        owner[index] = storage if storage in members else _OUTSIDE
+        if storage == index:
+            size[index] = sum(t.nbytes for t in graph.nodes[index].outputs)
+        for _, ref in ((), index), *arguments(graph, index, loop.flows[place]):
+            if ref in members:
+                last[owner[ref]] = place
+    workspaces = [workspace_bytes[index] for index in loop.region.nodes]
+    return _peak(loop, owner, size, last, workspaces)
+
+
+_OUTSIDE = -1
+"""Owns what a member only views and no member made."""
+
+
+def _peak(
+    loop: Loop,
+    owner: Mapping[int, int],
+    size: Mapping[int, int],
+    last: dict[int, int],
+    workspaces: Sequence[int],
+) -> Body:
+    """Liveness over members in order.
+
+    Args:
+        owner: by node, the member that owns its storage.
+        size: bytes of each storage.
+        last: the place of each storage's last use inside.
+        workspaces: by place.
+    """
     for output in loop.outputs:
-        last[owner[output]] = len(members)
-    results = sum(size.get(storage, 0) for storage, end in last.items() if end == len(members))
+        last[owner[output]] = len(workspaces)
+    ends: list[list[int]] = [[] for _ in range(len(workspaces) + 1)]
+    for storage, place in last.items():
+        ends[place].append(storage)
     live = peak = 0
-    for place, (index, member) in enumerate(members.items()):
+    for index, workspace, ended in zip(loop.region.nodes, workspaces, ends, strict=False):
         live += size.get(index, 0)
-        peak = max(peak, live + _workspace(graph.nodes[index], member))
-        for storage in [s for s, end in last.items() if end == place]:
-            live -= size.get(storage, 0)
-            del last[storage]
-    return Body(peak, results)
+        peak = max(peak, live + workspace)
+        live -= sum(size.get(storage, 0) for storage in ended)
+    return Body(peak, sum(size.get(storage, 0) for storage in ends[-1]))
 
 
 def body_graph(loop: Loop, chunk_size: int, row_major: frozenset[int] = frozenset()) -> SizedGraph:
@@ -247,15 +295,19 @@ def _members(loop: Loop, chunk_size: int, row_major: frozenset[int]) -> dict[int
         sources = tuple(ref for _, ref in refs if ref in laid)
         shape = loop.chunk_shape(place, 0, chunk_size)
         args = chunk_arguments(loop, place, 0, chunk_size)
-        kwargs = node.kwargs if found.kwargs is None else found.kwargs
-        names = tuple(name for name, _ in kwargs)
-        values = _filled(loop, place, tuple(value for _, value in kwargs), 0, chunk_size)
+        kwargs = node.kwargs
+        if found.kwargs is not None:
+            names = tuple(name for name, _ in found.kwargs)
+            values = tuple(value for _, value in found.kwargs)
+            kwargs = tuple(
+                zip(names, _filled(loop, place, values, 0, chunk_size), strict=True)
+            )
         op = found.op or node.op
         view = None
         if operands and (ALIAS in node.traits or (node.op == "getitem" and sources)):
             view = view_layout(op, operands[0].layout, args, shape)
         laid[index] = _Member(
-            op, args, tuple(zip(names, values, strict=True)),
+            op, args, kwargs,
             dense_like(shape, node.output.strides) if view is None else view,
             view is not None, operands, sources,
         )  # fmt: skip

@@ -15,6 +15,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from search_space.body import whole_memory
 from search_space.classes import RegionClass, class_key, seed_groups
 from search_space.dim_rules import Probe
 from search_space.errors import IllegalRegion
@@ -54,10 +55,7 @@ def find_classes(
 ) -> tuple[RegionClass, ...]:
     """All candidate classes of a graph at one length, by first node."""
     graph = memory.graph
-    unchunked = memory.profile()
-    level = float(np.median(unchunked.live_bytes)) if len(unchunked.live_bytes) else 0.0
-    least = min(unchunked.peak_bytes * limits.min_saving, level * limits.min_level)
-    threshold = max(1, int(least))
+    threshold = _threshold(memory, limits)
     again = _again(graph)
     repeats = Repeats(graph)
     found: dict[str, _Found] = {}
@@ -85,6 +83,30 @@ def find_classes(
     for made in classes:
         memory.know(made.loops)
     return tuple(sorted(classes, key=lambda made: made.regions[0].nodes))
+
+
+def same_classes(
+    memory: MemoryModel, known: Sequence[RegionClass], limits: Limits = Limits()
+) -> tuple[RegionClass, ...]:
+    """Those of another size's classes that are classes of this graph too, node for node."""
+    threshold = _threshold(memory, limits)
+    found = []
+    for item in known:
+        one = _judge(memory, item.regions[0], threshold)
+        if one is None:
+            continue
+        loops = tuple(transplant(one.loop, region) for region in item.regions)
+        found.append(RegionClass(class_key(one.loop), loops, *one.levels))
+        memory.know(loops)
+    return tuple(found)
+
+
+def _threshold(memory: MemoryModel, limits: Limits) -> int:
+    """Bytes that a class must save."""
+    unchunked = memory.profile()
+    level = float(np.median(unchunked.live_bytes)) if len(unchunked.live_bytes) else 0.0
+    least = min(unchunked.peak_bytes * limits.min_saving, level * limits.min_level)
+    return max(1, int(least))
 
 
 @dataclass(frozen=True)
@@ -251,7 +273,7 @@ def levels(memory: MemoryModel, loop: Loop) -> tuple[int, int]:
     )
     leaving = sum(graph.nodes[output].output.nbytes for output in loop.outputs)
     small = max(1, loop.extent // 16)
-    whole = standing + memory.body(loop, loop.extent).peak_bytes
+    whole = standing + whole_memory(loop, memory.workspace_bytes).peak_bytes
     return whole, standing + leaving + memory.transient_bytes(loop, small)
 
 

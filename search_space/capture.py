@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import logging
 import operator
 import warnings
@@ -169,6 +170,7 @@ def _export(flat: _Flat, tensors: tuple[torch.Tensor, ...]) -> tuple[Any, frozen
     """The program, and those of its constants that the model makes anew at each call."""
     auto = torch.export.Dim.AUTO
     shapes = (tuple(dict.fromkeys(range(t.dim()), auto) for t in tensors),)
+    taken_apart = dict(_taken_apart())
     try:
         with torch.no_grad(), warnings.catch_warnings(), _quiet(), caches_forgotten():
             warnings.simplefilter("ignore")
@@ -177,7 +179,7 @@ def _export(flat: _Flat, tensors: tuple[torch.Tensor, ...]) -> tuple[Any, frozen
             # where two have a size in common; ours are read off the shape environment)
             program._guards_code = []
             fresh = _made_anew(program)
-            program = program.run_decompositions(_taken_apart())
+            program = program.run_decompositions(taken_apart)
     except Exception as error:  # whatever the model's own code raises while traced
         reason = str(error).strip().splitlines()
         raise CaptureError(
@@ -207,7 +209,8 @@ def _made_anew(program: Any) -> frozenset[str]:
     )  # fmt: skip
 
 
-def _taken_apart() -> dict[Any, Any]:
+@functools.cache
+def _taken_apart() -> Mapping[Any, Any]:
     """Ops that the exporter replaces by what they consist of: einsum, into the views and the
     product that it runs as, since how its arguments lie in memory decides what it copies."""
     known = torch.export.default_decompositions()

@@ -364,6 +364,12 @@ class SizedGraph:
         return tuple(owner)
 
 
+    @cached_property
+    def memo(self) -> dict[object, object]:
+        """Answers that depend on nothing but the graph, for whoever may ask again."""
+        return {}
+
+
 def _plain(value: Argument | tuple[Size, ...]) -> object:
     if isinstance(value, tuple):
         return [_plain(item) for item in value]

@@ -10,8 +10,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 
-from search_space.candidates import Limits, find_classes
+from search_space.candidates import Limits, find_classes, same_classes
 from search_space.classes import RegionClass
 from search_space.dim_rules import Probe
 from search_space.errors import AutoChunkError
@@ -26,6 +27,7 @@ class NestLimits:
     Attributes:
         least: a body in small chunks must need this share of the unchunked peak.
         outer: classes that are looked into, those first that would come down lowest.
+        alike: of the nodes of two such classes, this share in common makes the second superfluous.
         sizes: of each, the smallest chunk sizes of its grid that are tried.
         share: of what is alive around a class, its body in small chunks must be this much...
         gain: ...and inner loops must save this share of it.
@@ -35,6 +37,7 @@ class NestLimits:
 
     least: float = 0.02
     outer: int = 12
+    alike: float = 0.8
     sizes: int = 2
     share: float = 0.25
     gain: float = 0.2
@@ -60,13 +63,44 @@ def with_nested(
         if transient >= max(least, limits.share * (around + transient)):
             worth.append((around, item.key, item, grid))
     worth.sort(key=lambda row: row[:2])
-    found = [
-        made
-        for _, _, item, grid in worth[: limits.outer]
-        for size in grid[-limits.sizes :]
-        for made in _nested(memory, item, size, limits, probe)
-    ]
-    return (*classes, *found)
+    chosen: list[tuple[RegionClass, Sequence[int]]] = []
+    for _, _, item, grid in worth:
+        if len(chosen) < limits.outer and not any(
+            _alike(item, other) >= limits.alike for other, _ in chosen
+        ):
+            chosen.append((item, grid[-limits.sizes :]))
+    found = (_of_sizes(memory, item, sizes, limits, probe) for item, sizes in chosen)
+    return (*classes, *chain.from_iterable(found))
+
+
+def _alike(one: RegionClass, other: RegionClass) -> float:
+    """The share of two classes' nodes that both have, cut alike."""
+    own, others = (
+        set(zip(item.regions[0].nodes, item.regions[0].dims, strict=True)) for item in (one, other)
+    )
+    return len(own & others) / len(own | others)
+
+
+def _of_sizes(
+    memory: MemoryModel,
+    item: RegionClass,
+    sizes: Sequence[int],
+    limits: NestLimits,
+    probe: Probe | None,
+) -> Iterator[RegionClass]:
+    """The class with inner loops at several outer chunk sizes. The bodies are one graph at several
+    sizes: what is found in the smallest, which needs it most, is tried in the others."""
+    known: tuple[RegionClass, ...] = ()
+    operations: list[str] = []
+    for size in reversed(sizes):
+        body = memory.inside(item.loops[0], size)
+        now = [node.op for node in body.graph.nodes]
+        if now == operations:
+            known = same_classes(body, known)
+        else:
+            known = find_classes(body, replace(Limits(), classes=limits.inner), probe)
+            operations = now
+        yield from _nested(memory, item, size, known, limits)
 
 
 def _around(memory: MemoryModel, item: RegionClass) -> int:
@@ -79,13 +113,12 @@ def _nested(
     memory: MemoryModel,
     item: RegionClass,
     outer_size: int,
+    known: Sequence[RegionClass],
     limits: NestLimits,
-    probe: Probe | None,
 ) -> Iterator[RegionClass]:
-    """The class with the inner loops that lower its body most; nothing where none does."""
+    """The class with those known inner loops that lower its body most; nothing where none does."""
     loop = item.loops[0]
     body = memory.inside(loop, outer_size)
-    known = find_classes(body, replace(Limits(), classes=limits.inner), probe)
     chosen: list[RegionClass] = []
     plain = lowest = body.as_body(()).peak_bytes
     while len(chosen) < limits.at_once:

@@ -50,6 +50,17 @@ def flow(graph: SizedGraph, index: int, dim: int, probe: Probe | None = None) ->
     Random ops, ops with side effects and leaves never can. An op without a rule is asked of
     ``probe``, where one is given, and otherwise cannot.
     """
+    key = ("flow", index, dim)
+    if key not in graph.memo:
+        graph.memo[key] = _by_rule(graph, index, dim)
+    found = graph.memo[key]
+    if isinstance(found, Query):
+        return probe(found) if probe is not None else None
+    return found if isinstance(found, Flow) else None
+
+
+def _by_rule(graph: SizedGraph, index: int, dim: int) -> Flow | Query | None:
+    """What the rules say; the question, where none knows the op."""
     node = graph.nodes[index]
     if node.kind in LEAVES or OPAQUE in node.traits or RANDOM in node.traits:
         return None
@@ -67,7 +78,7 @@ def flow(graph: SizedGraph, index: int, dim: int, probe: Probe | None = None) ->
             log.debug("autochunk: %s (%s): %r", node.label, node.op, error)
             return None
         return answer if answer is None or _names_arguments(query, answer) else None
-    return probe(query) if probe is not None else None
+    return query
 
 
 def _names_arguments(query: Query, answer: Flow) -> bool:
