@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from decimal import Decimal
 from functools import cached_property
 
 import numpy as np
@@ -335,3 +336,9 @@ class Selector:
 def mib(count: int) -> str:
     """Bytes for messages, as MiB, or as KiB where they are few."""
     return f"{count / 2**20:.1f} MiB" if count >= 2**20 else f"{count / 2**10:.1f} KiB"
+
+
+def count_text(count: int) -> str:
+    """A count for messages, to three digits. Settings of many classes are more than a float holds.
+    """
+    return f"{Decimal(count):.3g}"

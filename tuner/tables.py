@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from cost_models.select import mib
+from cost_models.select import count_text, mib
 from search_space.plan import Choice
 from tuner.campaign_result import CampaignResult, LengthPlan, LengthResult
 from tuner.database import GraphEntry, LengthEntry, ModelFile
@@ -87,7 +87,7 @@ def dry_run_table(plans: Sequence[LengthPlan]) -> Table:
     )  # fmt: skip
     for one in plans:
         table.add_row(
-            str(one.length), one.fingerprint, str(one.classes), f"{one.space_size:.3g}",
+            str(one.length), one.fingerprint, str(one.classes), count_text(one.space_size),
             str(one.region_timings), f"at most {one.real_runs}", f"about {one.seconds:.0f}",
         )  # fmt: skip
     return table

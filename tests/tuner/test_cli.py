@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from search_space.space import SearchSpace
 from tests.tuner.campaigns import campaign, write
 from tuner.cli import main
 
@@ -43,12 +44,15 @@ def test_inspect_shows_classes_profile_and_estimate(
 
 
 def test_a_dry_run_tells_the_size_of_the_space_and_the_runs(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # several hundred classes have more settings than a float can count
+    monkeypatch.setattr(SearchSpace, "size", 10**400)
     path = write(tmp_path, campaign(tmp_path))
     assert main(["tune", str(path), "--dry-run", "--set", "confirm.top_k=4"]) == 0
     text = capsys.readouterr().out
     assert "settings" in text
+    assert "1.00e+400" in text
     # two baselines, and for each of two budgets the analytic plan and four in each of two rounds
     assert "at most 20" in text
     assert "about " in text

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cost_models.select import mib
+from cost_models.select import count_text, mib
 from search_space.budget import Budget
 from search_space.errors import BudgetError
 from tuner.runtime.analysis import Analysis
@@ -27,7 +27,7 @@ def analyse(state: State) -> None:
         state.records.analysed(length, one.analysis, one.described.eager_peak_bytes)
         state.progress.step(
             f"length {length}: {len(one.described.graph.nodes)} nodes, {len(space.classes)} region "
-            f"classes, {space.size:.3g} settings; eager peak {mib(_eager_bytes(one))}"
+            f"classes, {count_text(space.size)} settings; eager peak {mib(_eager_bytes(one))}"
         )
     if failures:
         lines = "\n  ".join(map(str, failures))
