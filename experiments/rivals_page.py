@@ -72,15 +72,21 @@ def best_for_bar(record: Record) -> tuple[str, float, float] | None:
     bars = RIVAL_BARS.get(record["key"])
     if bars is None:
         return None
-    found = []
-    for name in filter(is_ours, measured(record)):
-        pair = shares(record, name, "compile")
-        if pair is not None:
-            over = max(pair[0] / bars[0], pair[1] / bars[1])
-            found.append((max(over, 1.0), pair[0], name, pair[1]))
-    if not found:
+    pairs = {name: shares(record, name, "compile") for name in filter(is_ours, measured(record))}
+    return closest({name: pair for name, pair in pairs.items() if pair is not None}, bars)
+
+
+def closest(
+    found: Mapping[str, tuple[float, float]], bars: tuple[float, float]
+) -> tuple[str, float, float] | None:
+    """Of time and peak by name, the one that misses its bars least, then the fastest."""
+    ranked = [
+        (max(time / bars[0], peak / bars[1], 1.0), time, name, peak)
+        for name, (time, peak) in found.items()
+    ]
+    if not ranked:
         return None
-    _, time, name, peak = min(found)
+    _, time, name, peak = min(ranked)
     return name, time, peak
 
 
@@ -122,16 +128,18 @@ def ahead(record: Record) -> list[str]:
     """Rivals below and left of our frontier: those that no plan of ours matches in both memory and
     time, within the noise of each."""
     ways = measured(record)
-    ours = [way for name, way in ways.items() if is_ours(name)]
+    return unmatched({name: (way["cpu_ms"], way["rss_bytes"]) for name, way in ways.items()})
 
-    def matched(rival: Mapping[str, Any]) -> bool:
-        return any(
-            way["cpu_ms"] <= rival["cpu_ms"] * TIME_NOISE
-            and way["rss_bytes"] <= rival["rss_bytes"] * MEMORY_NOISE
-            for way in ours
-        )
 
-    return [name for name, way in ways.items() if not is_ours(name) and not matched(way)]
+def unmatched(points: Mapping[str, tuple[float, float]]) -> list[str]:
+    """Of time and peak by name, the rivals that none of ours matches in both."""
+    ours = [point for name, point in points.items() if is_ours(name)]
+    return [
+        name
+        for name, (time, peak) in points.items()
+        if not is_ours(name)
+        and not any(t <= time * TIME_NOISE and p <= peak * MEMORY_NOISE for t, p in ours)
+    ]
 
 
 def write_page(results: Path) -> Path:
