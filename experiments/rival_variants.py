@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -34,16 +35,36 @@ class Ready:
     applied: Applied | None = None
 
 
-def names_for(bar: Bar, shares: Sequence[str]) -> list[str]:
-    """The ways to run a subject, rivals first; ``shares`` are the budgets of ours."""
+BUDGETS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "gpt2": ("0.16", "0.12"),
+        "vit": ("0.28", "1.0 compiled"),
+        "esmfold_block": ("0.24", "0.2 compiled", "1.0 compiled", "1.0 kept compiled"),
+        "unet": ("0.06",),
+        "unet_sdpa": ("0.5", "1.0 compiled"),
+        "llama": ("0.42", "1.0 compiled"),
+        "bert": ("0.54", "0.48"),
+        "evoformer": ("0.5", "0.22 compiled", "1.0 compiled"),
+    }
+)
+"""Budgets of ours on a CPU, by subject: for the bars, and beside each rival."""
+
+
+def ours_for(budgets: Sequence[str]) -> list[str]:
+    """Our ways within these budgets: plain and then compiled, or compiled alone where a budget says
+    so."""
+    plain = [f"ours {one}" for one in budgets if not one.endswith(" compiled")]
+    return plain + [f"ours {one.removesuffix(' compiled')} compiled" for one in budgets]
+
+
+def names_for(bar: Bar, budgets: Sequence[str]) -> list[str]:
+    """The ways to run a subject, rivals first; the budgets are of ours."""
     found = ["eager", "compile"]
     attention = inspect.signature(bar.make).parameters.get("attention")
     if attention is not None and attention.default != "sdpa":
         found += ["sdpa", "sdpa compile"]
     found += [f"library {name}" for name in LIBRARY.get(bar.key, {})]
-    for share in shares:
-        found += [f"ours {share}", f"ours {share} compiled"]
-    return found
+    return found + ours_for(budgets)
 
 
 def build(bar: Bar, name: str) -> Ready:

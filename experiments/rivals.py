@@ -5,7 +5,7 @@ all are timed in turns in one process. What is measured is kept as JSON, one fil
 page is made from all files::
 
     python -m experiments.rivals gpt2                      # then the page
-    python -m experiments.rivals unet --shares 0.06 min --rounds 3
+    python -m experiments.rivals unet --budgets 0.06 min --rounds 3
     python -m experiments.rivals --page                    # only the page
 
 Compilation starts from an empty cache on disk, so that first calls are cold; a second process then
@@ -31,7 +31,7 @@ os.environ.update(QUIET)
 
 from experiments.machine import environment
 from experiments.reach_session import bar
-from experiments.rival_variants import names_for
+from experiments.rival_variants import BUDGETS, names_for
 from experiments.rivals_page import RIVAL_BARS, is_compiled, misses, write_page
 from experiments.rivals_session import FIXED
 from experiments.subjects import BARS
@@ -46,7 +46,8 @@ def measure(key: str, options: argparse.Namespace, command: str) -> dict[str, An
     started = time.monotonic()
     ways: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as cache:
-        for name in options.ways or names_for(bar(key), options.shares):
+        budgets = options.budgets or BUDGETS[key]
+        for name in options.ways or names_for(bar(key), budgets):
             with _session(key, options, cache) as session:
                 ways[name] = session.request({"do": "peak", "name": name}, options.timeout)
             print(f"{key}: {name}: {_line(ways[name])}", flush=True)
@@ -123,8 +124,8 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument("--page", action="store_true", help="only make the page anew")
     parser.add_argument(
-        "--shares", nargs="+", default=["1.0", "0.3", "0.1", "min"], metavar="SHARE",
-        help="budgets of ours, as shares of the eager peak, or min",
+        "--budgets", nargs="+", metavar="BUDGET",
+        help="of ours, as shares of the eager peak, or min; 'kept' or 'compiled' may follow",
     )  # fmt: skip
     parser.add_argument(
         "--ways", nargs="+", metavar="WAY", help="only these, such as eager compile 'ours 0.3'"

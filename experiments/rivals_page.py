@@ -44,13 +44,17 @@ def is_compiled(name: str) -> bool:
     return name.endswith(("compile", "compiled"))
 
 
+def _plain_of(name: str) -> str:
+    return name.removesuffix(" compiled")
+
+
 def _second_starts(record: Record) -> dict[str, float]:
     """The start of a second process of each compiled way of ours, over that of the same plan
     uncompiled: from an imported library and no model to the first result."""
     ways = record["ways"]
     found = {}
     for name in filter(is_ours, ways):
-        plain = ways.get(name.removesuffix(" compiled"), {})
+        plain = ways.get(_plain_of(name), {})
         warm = ways[name].get("second_start_s")
         if is_compiled(name) and warm is not None and plain.get("status") == "ok":
             found[name] = warm / (plain["prepare_s"] + plain["first_call_s"])
@@ -108,11 +112,12 @@ def misses(record: Record) -> list[str]:
     for name, way in measured(record).items():
         if way["wrong"]:
             found.append(f"{name}: {way['wrong']}")
-    starts = _second_starts(record)
-    for name, way in record["ways"].items():
+    starts, ways = _second_starts(record), record["ways"]
+    compiled = [name for name in filter(is_ours, measured(record)) if is_compiled(name)]
+    for name, way in ways.items():
         if way["status"] != "ok" and not is_ours(name):
             found.append(f"{name}: not measured, so that nobody knows whether it is ahead")
-        elif way["status"] == "ok" and is_ours(name) and is_compiled(name) and name not in starts:
+        elif name in compiled and _plain_of(name) in ways and name not in starts:
             found.append(f"{name}: a second process's start was not measured")
     for name, over in starts.items():
         if over > SECOND_START_BAR:

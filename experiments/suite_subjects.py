@@ -16,7 +16,7 @@ from typing import Any
 from cost_models.select import mib
 from experiments.device_bars import GPU_BUDGETS, GPU_LENGTHS
 from experiments.reach_session import bar
-from experiments.rival_variants import names_for
+from experiments.rival_variants import names_for, ours_for
 from tuner.measure.isolate import Isolated
 from tuner.measure.variables import QUIET
 
@@ -39,17 +39,17 @@ class Measured:
         """What it is run as, in order of worth; what no time is left for comes last."""
         row = bar(self.key)
         budgets = ("0.5",) if tiny else GPU_BUDGETS.get(self.key, ())
-        named = [f"ours {budget}" for budget in dict.fromkeys((f"{row.share:g}", *budgets))]
-        ours = [name for name in named if not name.endswith("compiled")]
+        found = ours_for(list(dict.fromkeys((f"{row.share:g}", *budgets))))
+        ours = [name for name in found if not name.endswith("compiled")]
         if tiny:
             return ["eager", *ours, "ours min"]
         rivals = [one for one in names_for(row, ()) if one != "eager"]
         plain = [one for one in rivals if "compile" not in one]
-        compiled = [f"{name.removesuffix(' compiled')} compiled" for name in named]
+        compiled = [name for name in found if name.endswith("compiled")]
         if self.dtype != "float32":
             return ["eager", *ours, "compile", *compiled, "ours min"]
-        found = ["eager", *ours, *plain, "compile", *compiled, "ours min", *rivals]
-        return list(dict.fromkeys(found))
+        names = ["eager", *ours, *plain, "compile", *compiled, "ours min", *rivals]
+        return list(dict.fromkeys(names))
 
 
 def measured_subjects(*, tiny: bool) -> tuple[Measured, ...]:

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from experiments.reach_session import bar
-from experiments.rival_variants import build, names_for
+from experiments.rival_variants import BUDGETS, build, names_for, ours_for
 from experiments.rivals_page import ahead, best_for_bar, misses, page, write_page
+from experiments.subjects import BARS
 
 MIB = 2**20
 
@@ -99,6 +100,17 @@ def test_the_page_has_a_row_for_every_way_and_every_bar(tmp_path: Path) -> None:
     (tmp_path / "rivals" / "gpt2.json").write_text(json.dumps(untimed), encoding="utf-8")
     written = write_page(tmp_path).read_text(encoding="utf-8")
     assert "| eager | crash: exit status 2 |" in written and "rivals/gpt2.png" not in written
+
+
+def test_a_budget_may_be_run_compiled_alone() -> None:
+    assert ours_for(["0.3", "1.0 compiled", "0.5 kept"]) == [
+        "ours 0.3", "ours 0.5 kept", "ours 0.3 compiled", "ours 1.0 compiled",
+        "ours 0.5 kept compiled",
+    ]  # fmt: skip
+    assert set(BUDGETS) == {row.key for row in BARS}
+    # its start beside that of the uncompiled plan is no question where that is not run
+    record = changed(**{"ours 1.0 compiled": way(44, 590, 1.0)})
+    assert misses(record) == []
 
 
 def test_subjects_offer_their_librarys_own_ways() -> None:
