@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # processes that run tests, one thread each: WORKERS=0 runs them in one, for a debugger
 WORKERS ?= 2
+# fault tests wait more than they compute
+FAULT_WORKERS ?= 3
 STAMP := $(VENV)/.installed
 
 .PHONY: install demo test test-faults lint types unit clean
@@ -29,7 +31,7 @@ test: lint types unit
 
 # kills campaigns, measuring processes and writers at random instants; some minutes
 test-faults: $(VENV)/.cluster
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m faults tests/faults tests/tuner/test_engine_ray.py
+	$(BIN)/python -m pytest -n $(FAULT_WORKERS) --dist worksteal -m faults tests/faults tests/tuner/test_engine_ray.py
 
 lint: install
 	$(BIN)/ruff check .

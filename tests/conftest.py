@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 from collections.abc import Callable
+from itertools import count
 
 # Kernels' buffers are counted per thread, and the count is read from here. Tiny kernels on two
 # threads of a busy machine wait for each other: 60 times slower than on one.
@@ -21,11 +23,23 @@ def _threads() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _traces() -> None:
+    """The exporter writes thousands of records of a capture for a log that nobody reads here, and
+    which would be kept for each test's report."""
+    logging.getLogger("torch.__trace").disabled = True
+
+
+_modules = count()
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _garbage() -> None:
     """Every measured peak is preceded by a full collection, which takes seconds with the heap of a
-    long session: what stands when a module begins is looked at once, not once a test."""
-    gc.unfreeze()
+    long session: what stands when a module begins is looked at once, not once a test, and all that
+    stood before only now and then."""
+    if next(_modules) % 8 == 0:
+        gc.unfreeze()
     gc.collect()
     gc.freeze()
 

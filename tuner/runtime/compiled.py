@@ -386,6 +386,5 @@ def _with_graph(
     made = fx.GraphModule(torch.nn.Module(), fx.Graph(), type(module).__name__)
     for name, child in {**module._modules, **more}.items():
         made.add_module(name, child)
-    made.graph = graph
-    made.recompile()
+    made.graph = graph  # (which recompiles)
     return made

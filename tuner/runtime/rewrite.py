@@ -116,8 +116,7 @@ def _finish(
 ) -> fx.GraphModule:
     for place, module in enumerate(modules):
         root.add_module(f"region_{place}", module)
-    root.graph = made
-    root.recompile()
+    root.graph = made  # (which recompiles)
     return root
 
 
