@@ -6,6 +6,7 @@ page is made from all files::
 
     python -m experiments.rivals gpt2                      # then the page
     python -m experiments.rivals unet --budgets 0.06 min --rounds 3
+    python -m experiments.rivals vit --only-times --rounds 25
     python -m experiments.rivals --page                    # only the page
 
 Compilation starts from an empty cache on disk, so that first calls are cold; a second process then
@@ -30,6 +31,7 @@ from tuner.measure.variables import QUIET
 os.environ.update(QUIET)
 
 from experiments.machine import environment
+from experiments.reach_page import read_records
 from experiments.reach_session import bar
 from experiments.rival_variants import BUDGETS, names_for
 from experiments.rivals_page import RIVAL_BARS, is_compiled, misses, write_page
@@ -44,17 +46,13 @@ RESULTS = Path(__file__).parent / "results" / "cpu"
 def measure(key: str, options: argparse.Namespace, command: str) -> dict[str, Any]:
     """A subject's record: per way to run it, memory and time, or why there are none."""
     started = time.monotonic()
-    ways: dict[str, dict[str, Any]] = {}
+    before: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as cache:
-        budgets = options.budgets or BUDGETS[key]
-        for name in options.ways or names_for(bar(key), budgets):
-            with _session(key, options, cache) as session:
-                ways[name] = session.request({"do": "peak", "name": name}, options.timeout)
-            print(f"{key}: {name}: {_line(ways[name])}", flush=True)
-            if ways[name]["status"] == "ok" and is_compiled(name):
-                with _session(key, options, cache) as session:
-                    found = session.request({"do": "start", "name": name}, options.timeout)
-                ways[name]["second_start_s"] = found.get("second_start_s")
+        if options.only_times:
+            before = read_records(options.results / "rivals").get(key, {})
+            if not before:
+                raise SystemExit(f"{key}: no memory is known; run it once without --only-times")
+        ways = before.get("ways") or _peaks(key, options, cache)
         good = [name for name, way in ways.items() if way["status"] == "ok"]
         wanted = {
             "do": "times", "names": good, "rounds": options.rounds, "seconds": options.seconds,
@@ -64,6 +62,8 @@ def measure(key: str, options: argparse.Namespace, command: str) -> dict[str, An
             times = session.request(wanted, options.timeout + 10 * options.seconds)
     for name, row in times.pop("ways", {}).items():
         ways[name].update(row)
+    if before:
+        command = f"{before['command']}; {command}"
     return {
         "key": key,
         "name": bar(key).name,
@@ -74,6 +74,21 @@ def measure(key: str, options: argparse.Namespace, command: str) -> dict[str, An
         "environment": environment(),
         "command": command,
     }
+
+
+def _peaks(key: str, options: argparse.Namespace, cache: str) -> dict[str, dict[str, Any]]:
+    """Each way's memory, and for a compiled one how long a second process takes to start."""
+    ways: dict[str, dict[str, Any]] = {}
+    budgets = options.budgets or BUDGETS[key]
+    for name in options.ways or names_for(bar(key), budgets):
+        with _session(key, options, cache) as session:
+            ways[name] = session.request({"do": "peak", "name": name}, options.timeout)
+        print(f"{key}: {name}: {_line(ways[name])}", flush=True)
+        if ways[name]["status"] == "ok" and is_compiled(name):
+            with _session(key, options, cache) as session:
+                found = session.request({"do": "start", "name": name}, options.timeout)
+            ways[name]["second_start_s"] = found.get("second_start_s")
+    return ways
 
 
 def _session(key: str, options: argparse.Namespace, cache: str) -> Isolated:
@@ -129,6 +144,9 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument(
         "--ways", nargs="+", metavar="WAY", help="only these, such as eager compile 'ours 0.3'"
+    )
+    parser.add_argument(
+        "--only-times", action="store_true", help="anew, of ways whose memory is known from before"
     )
     parser.add_argument("--rounds", type=int, default=6, help="of timing in turns")
     parser.add_argument("--seconds", type=float, default=120.0, help="of timing, about")

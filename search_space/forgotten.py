@@ -10,6 +10,7 @@ import contextlib
 import functools
 import gc
 import sys
+import threading
 import types
 import weakref
 from collections.abc import Iterator, Mapping
@@ -40,13 +41,15 @@ class _Frozen:
     def __init__(self) -> None:
         self._known: weakref.WeakSet[Cache] = weakref.WeakSet()
         self._mark = _mark()
+        self._lock = threading.Lock()  # (models may be captured in several threads)
 
     def caches(self, listed: Mapping[int, Cache]) -> list[Cache]:
         """Those that are not listed, by what is."""
-        if id(self._mark) not in listed:
-            self._known.update(one for one in _held_by_modules() if _is_cache(one))
-            self._mark = _mark()
-        return [one for one in self._known if id(one) not in listed]
+        with self._lock:
+            if id(self._mark) not in listed:
+                self._known.update(one for one in _held_by_modules() if _is_cache(one))
+                self._mark = _mark()
+            return [one for one in self._known if id(one) not in listed]
 
 
 def _mark() -> Cache:
