@@ -36,7 +36,8 @@ def op_seconds(work: Work, share: float, ceilings: Ceilings) -> float:
 
 def _idle(work: Work, share: float, ceilings: Ceilings) -> float:
     """How much longer an op takes that leaves a part of the device idle: it computes less at a time
-    and also loads less."""
+    and also loads less. (A device's ``half_rows`` are measured on a product that leaves some idle
+    too, so that narrow products of little output are told too slow rather than too fast.)"""
     filled = work.filled(share)
     return max(ceilings.filling / filled, 1.0) if filled else 1.0
 

@@ -210,8 +210,7 @@ def _work(
     if slowdown is not None:
         return Work(flops(graph, node), sliced, whole, 1, slowdown=slowdown)
     matrix = _matrix(node)
-    batch = 1 if matrix is None else max(node.output.numel // max(prod(matrix), 1), 1)
-    return Work(flops(graph, node), sliced, whole, 1, matrix, cut, batch)
+    return Work(flops(graph, node), sliced, whole, 1, matrix, cut, _batch(node, matrix))
 
 
 def node_work(graph: SizedGraph, node: SizedNode) -> Work:

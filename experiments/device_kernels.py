@@ -95,7 +95,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             out, problem = process.communicate()
             if process.returncode:
                 failed = True
-                print(f"## {name}: {problem.strip().splitlines()[-1]}", flush=True)
+                last = problem.strip().splitlines()[-1:] or [f"exit code {process.returncode}"]
+                print(f"## {name}: {last[0]}", flush=True)
             else:
                 print(table(name, json.loads(out.splitlines()[-1]), options.top), flush=True)
     return 1 if failed else 0

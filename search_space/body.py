@@ -126,7 +126,8 @@ def whole_memory(loop: Loop, workspace_bytes: Sequence[int]) -> Body:
         owner[index] = storage if storage in members else _OUTSIDE
         if storage == index:
             size[index] = sum(t.nbytes for t in graph.nodes[index].outputs)
-        for _, ref in ((), index), *arguments(graph, index, loop.flows[place]):
+        last[owner[index]] = place
+        for _, ref in arguments(graph, index, loop.flows[place]):
             if ref in members:
                 last[owner[ref]] = place
     workspaces = [workspace_bytes[index] for index in loop.region.nodes]

@@ -88,17 +88,26 @@ def find_classes(
 def same_classes(
     memory: MemoryModel, known: Sequence[RegionClass], limits: Limits = Limits()
 ) -> tuple[RegionClass, ...]:
-    """Those of another size's classes that are classes of this graph too, node for node."""
+    """Those of another size's classes that are classes of this graph too, node for node. What is
+    alike at one size need not be at another, where a dimension may have one position."""
     threshold = _threshold(memory, limits)
     found = []
     for item in known:
         one = _judge(memory, item.regions[0], threshold)
         if one is None:
             continue
-        loops = tuple(transplant(one.loop, region) for region in item.regions)
-        found.append(RegionClass(class_key(one.loop), loops, *one.levels))
-        memory.know(loops)
+        key = class_key(one.loop)
+        loops = [loop for loop in _legal(memory, item.regions) if class_key(loop) == key]
+        found.append(RegionClass(key, tuple(loops), *one.levels))
     return tuple(found)
+
+
+def _legal(memory: MemoryModel, regions: Sequence[Region]) -> Iterator[Loop]:
+    for region in regions:
+        try:
+            yield memory.loop(region)
+        except IllegalRegion:
+            continue
 
 
 def _threshold(memory: MemoryModel, limits: Limits) -> int:

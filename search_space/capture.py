@@ -170,7 +170,7 @@ def _export(flat: _Flat, tensors: tuple[torch.Tensor, ...]) -> tuple[Any, frozen
     """The program, and those of its constants that the model makes anew at each call."""
     auto = torch.export.Dim.AUTO
     shapes = (tuple(dict.fromkeys(range(t.dim()), auto) for t in tensors),)
-    taken_apart = dict(_taken_apart())
+    taken_apart = dict(_taken_apart())  # (here, since what is cached while tracing is forgotten)
     try:
         with torch.no_grad(), warnings.catch_warnings(), _quiet(), caches_forgotten():
             warnings.simplefilter("ignore")

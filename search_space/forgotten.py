@@ -40,7 +40,7 @@ class _Frozen:
 
     def __init__(self) -> None:
         self._known: weakref.WeakSet[Cache] = weakref.WeakSet()
-        self._mark = _mark()
+        self._mark: Cache | None = None  # (what was frozen before this began is asked for once)
         self._lock = threading.Lock()  # (models may be captured in several threads)
 
     def caches(self, listed: Mapping[int, Cache]) -> list[Cache]:

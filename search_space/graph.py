@@ -365,8 +365,8 @@ class SizedGraph:
 
 
     @cached_property
-    def memo(self) -> dict[object, object]:
-        """Answers that depend on nothing but the graph, for whoever may ask again."""
+    def flows(self) -> dict[tuple[int, int], object]:
+        """What the dimension rules said of nodes and dimensions, kept for whoever asks again."""
         return {}
 
 

@@ -150,6 +150,7 @@ class MemoryModel:
         self._profiles.clear()
         self._arranged.clear()
         self._inside.clear()
+        self.graph.flows.clear()
 
     def active(self, choices: Sequence[Choice]) -> list[tuple[Choice, list[Loop]]]:
         """The choices that do something at this length, with their loops."""

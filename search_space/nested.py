@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
 
 from search_space.candidates import Limits, find_classes, same_classes
 from search_space.classes import RegionClass
@@ -27,7 +26,8 @@ class NestLimits:
     Attributes:
         least: a body in small chunks must need this share of the unchunked peak.
         outer: classes that are looked into, those first that would come down lowest.
-        alike: of the nodes of two such classes, this share in common makes the second superfluous.
+        alike: a class that has this share of its nodes in common with one in which inner loops were
+            found is not looked into.
         sizes: of each, the smallest chunk sizes of its grid that are tried.
         share: of what is alive around a class, its body in small chunks must be this much...
         gain: ...and inner loops must save this share of it.
@@ -63,14 +63,20 @@ def with_nested(
         if transient >= max(least, limits.share * (around + transient)):
             worth.append((around, item.key, item, grid))
     worth.sort(key=lambda row: row[:2])
-    chosen: list[tuple[RegionClass, Sequence[int]]] = []
+    found: list[RegionClass] = []
+    useful: list[RegionClass] = []
+    looked = 0
     for _, _, item, grid in worth:
-        if len(chosen) < limits.outer and not any(
-            _alike(item, other) >= limits.alike for other, _ in chosen
-        ):
-            chosen.append((item, grid[-limits.sizes :]))
-    found = (_of_sizes(memory, item, sizes, limits, probe) for item, sizes in chosen)
-    return (*classes, *chain.from_iterable(found))
+        if looked == limits.outer:
+            break
+        if any(_alike(item, other) >= limits.alike for other in useful):
+            continue
+        looked += 1
+        made = list(_of_sizes(memory, item, grid[-limits.sizes :], limits, probe))
+        if made:
+            useful.append(item)
+            found += made
+    return (*classes, *found)
 
 
 def _alike(one: RegionClass, other: RegionClass) -> float:

@@ -50,17 +50,20 @@ def flow(graph: SizedGraph, index: int, dim: int, probe: Probe | None = None) ->
     Random ops, ops with side effects and leaves never can. An op without a rule is asked of
     ``probe``, where one is given, and otherwise cannot.
     """
-    key = ("flow", index, dim)
-    if key not in graph.memo:
-        graph.memo[key] = _by_rule(graph, index, dim)
-    found = graph.memo[key]
-    if isinstance(found, Query):
-        return probe(found) if probe is not None else None
+    found = graph.flows.get((index, dim), _UNASKED)
+    if found is _UNASKED:
+        found = graph.flows[index, dim] = _by_rule(graph, index, dim)
+    if found is _UNKNOWN:
+        return probe(Query(graph, graph.nodes[index], dim)) if probe is not None else None
     return found if isinstance(found, Flow) else None
 
 
-def _by_rule(graph: SizedGraph, index: int, dim: int) -> Flow | Query | None:
-    """What the rules say; the question, where none knows the op."""
+_UNASKED, _UNKNOWN = object(), object()
+"""Stand for answers: nobody has asked yet, and no rule knows the op."""
+
+
+def _by_rule(graph: SizedGraph, index: int, dim: int) -> object:
+    """What the rules say: a flow, None where slicing is not legal, or ``_UNKNOWN``."""
     node = graph.nodes[index]
     if node.kind in LEAVES or OPAQUE in node.traits or RANDOM in node.traits:
         return None
@@ -78,7 +81,7 @@ def _by_rule(graph: SizedGraph, index: int, dim: int) -> Flow | Query | None:
             log.debug("autochunk: %s (%s): %r", node.label, node.op, error)
             return None
         return answer if answer is None or _names_arguments(query, answer) else None
-    return query
+    return _UNKNOWN
 
 
 def _names_arguments(query: Query, answer: Flow) -> bool:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 
+from search_space import forgotten
 from search_space.capture import capture
 from search_space.eager_peak import eager_peak_bytes
 from search_space.forgotten import caches_forgotten
@@ -73,8 +74,41 @@ def test_a_call_after_tracing_gives_real_numbers(
     torch.testing.assert_close(model(x), (x + table + table * 0.5).exp())
 
 
+def test_what_was_frozen_before_all_else_is_found(
+    library: types.ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Servers freeze what they have imported, and may import this package after that."""
+    gc.freeze()
+    try:
+        monkeypatch.setattr(forgotten, "_frozen", forgotten._Frozen())
+        with caches_forgotten():
+            library.table(5)
+        assert library.table.cache_info().currsize == 0
+    finally:
+        gc.unfreeze()
+
+
+def test_modules_are_searched_only_when_something_was_frozen(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    searched = []
+    held = forgotten._held_by_modules
+    monkeypatch.setattr(forgotten, "_held_by_modules", lambda: searched.append(1) or held())
+    monkeypatch.setattr(forgotten, "_frozen", forgotten._Frozen())
+    for _ in range(3):
+        with caches_forgotten():
+            pass
+    assert len(searched) == 1
+    gc.freeze()
+    try:
+        with caches_forgotten():
+            pass
+    finally:
+        gc.unfreeze()
+    assert len(searched) == 2
+
+
 def test_what_is_frozen_later_is_found_too(library: types.ModuleType) -> None:
-    """Modules are searched anew whenever something was frozen, and only then."""
     with caches_forgotten():
         pass
     later = types.ModuleType("another_models_library")

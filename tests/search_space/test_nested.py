@@ -11,12 +11,12 @@ import torch
 
 from cost_models.ceilings import default_ceilings
 from cost_models.times import class_passes, class_seconds, prudent_extra_seconds
-from search_space.body import body_memory
-from search_space.candidates import find_classes
-from search_space.classes import RegionClass, choice_form, chosen_size
+from search_space.body import body_memory, whole_memory
+from search_space.candidates import find_classes, same_classes
+from search_space.classes import RegionClass, choice_form, chosen_size, class_key
 from search_space.errors import IllegalRegion
 from search_space.graph import OPAQUE
-from search_space.liveness import pass_lengths
+from search_space.liveness import MemoryModel, pass_lengths
 from search_space.nested import NestLimits, with_nested
 from search_space.plan import Choice, decode_plan, encode_plan
 from search_space.space import SearchSpace, chunk_grid
@@ -121,6 +121,43 @@ def test_a_body_as_a_graph_needs_what_the_body_needs(tiny: Callable[..., Tiny]) 
         loop = item.loops[0]
         for size in {1, max(1, item.extent // 2)}:
             assert memory.inside(loop, size).as_body(()) == body_memory(loop, size)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "vit", "llama"])
+def test_a_region_whole_needs_what_one_pass_over_all_of_it_needs(
+    tiny: Callable[..., Tiny], name: str
+) -> None:
+    memory = tiny(name, "eager", 1).memory
+    loops = [item.loops[0] for item in find_classes(memory, EVERYTHING)[::3]]
+    assert loops
+    for loop in loops:
+        assert whole_memory(loop, memory.workspace_bytes) == body_memory(loop, loop.extent)
+
+
+def two_attentions(x: torch.Tensor, own: torch.Tensor, shared: torch.Tensor) -> torch.Tensor:
+    """Alike where the batch is one: a mask of its own for each sample, then one for all."""
+    x = torch.relu(x)
+    for mask in (own, shared):
+        x = torch.softmax(x @ x.transpose(-1, -2) + mask, -1) @ x
+    return x
+
+
+def test_classes_of_another_size_are_alike_there_too() -> None:
+    def memory_of(batch: int) -> MemoryModel:
+        given = _numbers(batch, 1, 24, 8), _numbers(batch, 1, 24, 24), _numbers(1, 1, 24, 24)
+        return analysed(Function(two_attentions), given).memory
+
+    one, two = memory_of(1), memory_of(2)
+    ops = [node.op for node in one.graph.nodes]
+    assert ops == [node.op for node in two.graph.nodes], "the two sizes are one graph"
+    known = find_classes(one, EVERYTHING)
+    assert any(len(item.loops) == 2 for item in known), "at one position the two are alike"
+    found = same_classes(two, known, EVERYTHING)
+    assert found
+    for item in found:
+        assert {class_key(loop) for loop in item.loops} == {item.key}
+        # (so that what is told of them can also be generated)
+        two.program([item.choice(max(1, item.extent // 3))])
 
 
 def test_what_depends_on_the_start_of_a_pass_is_opaque_in_it() -> None:

@@ -111,13 +111,17 @@ def test_the_plan_stays_where_no_lower_one_is_compiled_either(
     model: nn.Module, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     x = torch.randn(1, 203, WIDTH)
+    loops: list[int] = []
 
-    def greedy(*given: Any) -> Outcome:
-        return Outcome(None, 2 * given[-1])
+    def greedy(module: fx.GraphModule, *given: Any) -> Outcome:
+        loops.append(len(loops_of(module)))
+        return Outcome(None, given[-1] + given[-1] // 8)
 
     monkeypatch.setattr(applied, "try_compiled", greedy)
-    fast = apply(model, (x,), memory_budget=0.5, compile=True)
-    plain = apply(model, (x,), memory_budget=0.5)
+    fast = apply(model, (x,), memory_budget=1.0, compile=True)
+    plain = apply(model, (x,), memory_budget=1.0)
+    assert loops[0] == 0 and loops[1] > 0, "a lower plan was to be tried"
+    assert len(loops) == 2
     assert fast.plan == plain.plan
     assert fast.prepare(x).compiled is None
 

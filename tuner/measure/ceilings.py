@@ -20,10 +20,11 @@ def measure_ceilings(backend: Backend, dtype: torch.dtype = torch.float32) -> Ce
     """Bandwidths, the rate of wide and narrow products, and launch time, each a median of seven."""
     cuda = backend.device.startswith("cuda")
     device = torch.device(backend.device)
-    cache, multiprocessors = cpu_cache_bytes() if not cuda else 0, 0
     if cuda:
         properties = torch.cuda.get_device_properties(device)
         cache, multiprocessors = properties.L2_cache_size, properties.multi_processor_count
+    else:
+        cache, multiprocessors = cpu_cache_bytes(), 0
 
     def seconds(call: Callable[[], Any], times: int = 1) -> float:
         def several() -> Any:

@@ -229,7 +229,9 @@ class Applied(torch.nn.Module):
             return Prepared(captured, analysis, own, module, found.tried), found.asked_bytes
 
         first, asked_bytes = tried(chosen)
-        if asked_bytes is None or chosen.limit_bytes is None or first.is_compiled(compiler.options):
+        if asked_bytes is None or chosen.limit_bytes is None or compiler.report.failure:
+            return first
+        if first.is_compiled(compiler.options):
             return first
         lower = leaving_room(analysis, chosen, asked_bytes - chosen.limit_bytes)
         if lower is None:

@@ -122,7 +122,7 @@ def choose(
 def leaving_room(analysis: Analysis, chosen: Chosen, over_bytes: int) -> Chosen | None:
     """A lower analytic plan in place of one whose compiled code took so much more than the limit;
     None where there is none, or the plan was tuned or the lowest already."""
-    if chosen.source != ANALYTIC:
+    if chosen.source != ANALYTIC or over_bytes >= chosen.peak_bytes:
         return None
     try:
         found = analysis.selector.within(chosen.peak_bytes - over_bytes)

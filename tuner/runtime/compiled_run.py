@@ -93,7 +93,7 @@ def _call(module: fx.GraphModule, tensors: Sequence[torch.Tensor], kind: str) ->
 def explain_compiled(compiler: Compiler, tried: Tried | None) -> list[str]:
     """What compiling came to, as lines for a person; none where nothing was asked for."""
     report = compiler.report
-    if report.failure:
+    if tried is None and report.failure:
         return [f"not compiled: {report.failure}"]
     if tried is None:
         return ["not compiled: compiled code took more than the budget"] if report.pieces else []
