@@ -93,7 +93,12 @@ def test_modules_are_searched_only_when_something_was_frozen(
 ) -> None:
     searched = []
     held = forgotten._held_by_modules
-    monkeypatch.setattr(forgotten, "_held_by_modules", lambda: searched.append(1) or held())
+
+    def counted() -> Iterator[object]:
+        searched.append(1)
+        return held()
+
+    monkeypatch.setattr(forgotten, "_held_by_modules", counted)
     monkeypatch.setattr(forgotten, "_frozen", forgotten._Frozen())
     for _ in range(3):
         with caches_forgotten():
