@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,9 +17,11 @@ from search_space.errors import ConfigError
 from tuner import apply
 from tuner.compile_options import CompileOptions, parse_compile
 from tuner.measure.cpu import CpuBackend
-from tuner.runtime import applied
+from tuner.measure.protocol import Peak
+from tuner.runtime import applied, compiled_run
 from tuner.runtime.compiled import CompiledPiece, Compiler
 from tuner.runtime.compiled_run import Outcome, try_compiled
+from tuner.runtime.generate import generate
 from tuner.runtime.loop import ChunkLoop, Output, Sliced
 
 WIDTH = 32
@@ -126,6 +130,119 @@ def test_the_plan_stays_where_no_lower_one_is_compiled_either(
     assert fast.prepare(x).compiled is None
 
 
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache of the compiler's."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The peaks that were measured, as they come."""
+    found: list[int] = []
+
+    class Counting(CpuBackend):
+        def peak(self, call: Callable[[], Any]) -> tuple[Any, Peak]:
+            output, peak = super().peak(call)
+            found.append(peak.requested_bytes)
+            return output, peak
+
+    monkeypatch.setattr(compiled_run, "backend_for", lambda device: Counting())
+    return found
+
+
+def test_a_peak_measured_before_is_not_measured_again(
+    model: nn.Module, cache: Path, measured: list[int]
+) -> None:
+    x = torch.randn(1, 203, WIDTH)
+    first = apply(model, (x,), memory_budget=0.3, compile=True)
+    assert measured == [first.predicted_peak_bytes]
+    again = apply(model, (x,), memory_budget=0.3, compile=True)
+    assert len(measured) == 1, "as another process would, it finds the peak"
+    assert again.predicted_peak_bytes == first.predicted_peak_bytes
+    report = again.compile_report
+    assert report is not None and report.compiled, "it is compiled, and compared, all the same"
+    torch.testing.assert_close(again(x), model(x), rtol=1e-4, atol=1e-5)
+    # other sizes, other code, or a damaged record: measured
+    apply(model, (torch.randn(1, 202, WIDTH),), memory_budget=0.3, compile=True)
+    apply(model, (x,), memory_budget=0.3, compile={"stretches": False})
+    assert len(measured) == 3
+    for file in (cache / "autochunk-peaks").iterdir():
+        file.write_text('"little"', encoding="ascii")
+    apply(model, (x,), memory_budget=0.3, compile=True)
+    assert len(measured) == 4 and measured[3] == measured[0]
+
+
+def test_what_was_over_the_budget_before_is_not_compiled_again(
+    model: nn.Module, cache: Path, measured: list[int]
+) -> None:
+    x = torch.randn(1, 203, WIDTH)
+    first = apply(model, (x,), memory_budget=0.3, compile=True)
+    module = generate(
+        first.prepare(x).analysis, first.plan, model, first.prepare(x).captured.constants
+    )
+    assert first.compile_report is not None
+    first_pieces = first.compile_report.pieces
+    (peak,) = measured
+    (file,) = (cache / "autochunk-peaks").iterdir()
+    compiler = Compiler()
+    found = try_compiled(module, compiler, [x], peak - 1)
+    assert found.asked_bytes == peak
+    bodies = Compiler()
+    bodies.with_compiled(module, CompileOptions(stretches=False))
+    assert compiler.report.pieces == bodies.report.pieces < first_pieces
+    assert found.tried is None or found.tried.options == CompileOptions(stretches=False)
+    assert len(measured) == 2, "bodies alone are tried, and nothing else"
+    assert json.loads(file.read_text(encoding="ascii")) == peak
+
+
+def test_nothing_is_kept_where_the_user_wants_no_cache(
+    model: nn.Module, cache: Path, measured: list[int]
+) -> None:
+    from torch._inductor import config
+
+    x = torch.randn(1, 203, WIDTH)
+    with config.patch({"force_disable_caches": True}):
+        for _ in range(2):
+            apply(model, (x,), memory_budget=0.3, compile={"bodies": False})
+    assert len(measured) == 2
+    assert not (cache / "autochunk-peaks").exists()
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+def test_what_comparing_made_is_the_first_output(
+    wrong: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Compiled code runs once a call, and wrong code once in all."""
+    calls: list[str] = []
+
+    class Artifact:
+        def __init__(self, module: fx.GraphModule) -> None:
+            self.module = module
+
+        def __call__(self, tensors: list[torch.Tensor]) -> Any:
+            calls.append("compiled")
+            return [2 * one if wrong else one for one in self.module(tensors)]
+
+    monkeypatch.setattr(
+        "torch._inductor.standalone_compile", lambda module, *args, **options: Artifact(module)
+    )
+    graph = fx.Graph()
+    x, weight = graph.placeholder("x"), graph.placeholder("weight")
+    aten = torch.ops.aten
+    product = graph.call_function(aten.mm.default, (x, weight))
+    graph.output((graph.call_function(aten.relu.default, (product,)),))
+    module = fx.GraphModule(nn.Module(), graph)
+    compiler = Compiler()
+    made = compiler.with_compiled(module)
+    given = torch.randn(8, 4), torch.randn(4, 4)
+    for _ in range(3):
+        torch.testing.assert_close(made(*given), module(*given))
+    assert len(calls) == (1 if wrong else 3)
+    assert compiler.report.compiled == (0 if wrong else 1)
+
+
 def test_targets_are_compiled_once_and_share_it(model: nn.Module) -> None:
     x = torch.randn(1, 204, WIDTH)
     expected = model(x)
@@ -191,7 +308,7 @@ def test_pieces_of_one_structure_are_compiled_once() -> None:
 
         def _compile(self, module: fx.GraphModule, tensors: Any) -> Any:
             Counting.made += 1
-            return module
+            return module, None
 
     graph = fx.Graph()
     x, one, two = (graph.placeholder(name) for name in ("x", "one", "two"))

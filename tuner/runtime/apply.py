@@ -14,7 +14,9 @@ from tuner.compile_options import CompileOptions
 from tuner.runtime.applied import Applied
 from tuner.runtime.captures import Captures
 from tuner.runtime.check_arguments import check_arguments
+from tuner.runtime.compiler_start import start_compiler
 from tuner.runtime.find_targets import suggestion
+from tuner.runtime.lookup import device_of
 from tuner.runtime.serving import Prepared
 from tuner.runtime.targets import AppliedTargets
 from tuner.runtime.wish import Memory, Wish, make_wish, wished_compile
@@ -100,6 +102,8 @@ def apply(
             "targets"
         )
     wish = make_wish(model, plans, memory_budget, memory, kernels, compile)
+    if wish.compile:
+        start_compiler(device_of(model))
     if targets is not None:
         return _apply_targets(model, targets, wish, args, kwargs)
     applied = Applied(model, wish)

@@ -31,6 +31,8 @@ log = logging.getLogger("autochunk")
 _Callable = Callable[[list[torch.Tensor]], Any]
 """Takes a list of tensors, which it may empty, and gives a sequence of tensors."""
 
+_Tensors = tuple[torch.Tensor, ...]
+
 _LEAST_KERNELS = 2
 """Pieces of fewer kernels have nothing to fuse."""
 
@@ -131,14 +133,19 @@ class Compiler:
 
     def compile(
         self, module: fx.GraphModule, structure: object, tensors: Sequence[torch.Tensor]
-    ) -> _Callable:
-        """A piece compiled for tensors like these, or the piece itself where that fails."""
+    ) -> tuple[_Callable, _Tensors | None]:
+        """A piece compiled for tensors like these, or the piece itself where that fails; and its
+        outputs, where comparing the two has made them."""
         key = (structure, tuple((t.shape, t.stride(), t.dtype, t.device) for t in tensors))
-        if key not in self._made:
-            self._made[key] = module if self.report.failure else self._compile(module, tensors)
-        return self._made[key]
+        if key in self._made:
+            return self._made[key], None
+        run, outputs = (module, None) if self.report.failure else self._compile(module, tensors)
+        self._made[key] = run
+        return run, outputs
 
-    def _compile(self, module: fx.GraphModule, tensors: Sequence[torch.Tensor]) -> _Callable:
+    def _compile(
+        self, module: fx.GraphModule, tensors: Sequence[torch.Tensor]
+    ) -> tuple[_Callable, _Tensors | None]:
         from torch._inductor import standalone_compile
 
         started = time.perf_counter()
@@ -151,7 +158,7 @@ class Compiler:
                     options={"config_patches": dict(self.options.options)},
                 )  # fmt: skip
             made._artifacts = None  # (for saving; it holds all that was compiled before as well)
-            expected, found = module(list(tensors)), made(list(tensors))
+            expected, found = tuple(module(list(tensors))), tuple(made(list(tensors)))
         except Exception as error:  # whatever a compiler on a user's machine may raise
             reason = str(error).strip().splitlines()
             self.report.failure = (
@@ -162,15 +169,15 @@ class Compiler:
                 "(on a GPU: Triton) installed? compile=False says that none is wanted",
                 self.report.failure,
             )
-            return module
+            return module, None
         finally:
             self.report.seconds += time.perf_counter() - started
         reason_why = _difference(expected, found)
         if reason_why:
             log.warning("autochunk: a compiled piece is not used: %s", reason_why)
-            return module
+            return module, expected
         self.report.compiled += 1
-        return made
+        return made, found
 
 
 def in_a_list(*tensors: torch.Tensor) -> list[torch.Tensor]:
@@ -210,12 +217,15 @@ class CompiledPiece(torch.nn.Module):
         self._run: _Callable | None = None
         self._strides: tuple[tuple[int, ...], ...] = ()
 
-    def forward(self, tensors: list[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+    def forward(self, tensors: list[torch.Tensor]) -> _Tensors:
         """The piece's outputs; ``tensors`` may be empty afterwards."""
         strides = tuple(tensor.stride() for tensor in tensors)
         if self._run is None:
-            self._run = self._compiler.compile(self.original, self._structure, tensors)
+            self._run, outputs = self._compiler.compile(self.original, self._structure, tensors)
             self._strides = strides
+            if outputs is not None:
+                tensors.clear()
+                return outputs
         # sizes are those of the generated code, but a caller's tensor may lie otherwise next time
         run = self._run if strides == self._strides else self.original
         return tuple(run(tensors))

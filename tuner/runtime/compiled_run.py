@@ -16,6 +16,7 @@ from cost_models.select import mib
 from tuner.compile_options import CompileOptions
 from tuner.measure.backends import backend_for
 from tuner.runtime.compiled import Compiler
+from tuner.runtime.known_peaks import keep_peak, known_peak_of, peak_key
 
 log = logging.getLogger("autochunk")
 
@@ -52,8 +53,8 @@ def try_compiled(
 ) -> Outcome:
     """The module compiled as far as a run of it keeps the limit.
 
-    What a compiler keeps alive cannot be told before, so that it is measured: everything compiled
-    is tried first, then the loops' bodies alone.
+    What a compiler keeps alive cannot be told before, so that it is measured, unless it was in an
+    earlier process: everything compiled is tried first, then the loops' bodies alone.
 
     Args:
         tensors: the graph's inputs; where they are, all is.
@@ -62,19 +63,27 @@ def try_compiled(
     backend = backend_for(str(device))
     asked: int | None = None
     for options in _attempts(compiler.options):
-        made = compiler.with_compiled(module, options)
-        run = partial(_call, made, tensors, device.type)
-        run()  # compiles
-        if compiler.report.failure:
-            return Outcome(None, asked)
-        output, peak = backend.peak(run)
-        del output
-        asked = peak.requested_bytes if asked is None else asked
-        if limit_bytes is None or peak.requested_bytes <= limit_bytes:
-            return Outcome(Tried(made, peak.requested_bytes, options), asked)
+        key = peak_key(module, options, tensors, backend.environment())
+        peak_bytes = known_peak_of(key)
+        made = None
+        if peak_bytes is None or limit_bytes is None or peak_bytes <= limit_bytes:
+            made = compiler.with_compiled(module, options)
+            run = partial(_call, made, tensors, device.type)
+            run()  # compiles
+            if compiler.report.failure:
+                return Outcome(None, asked)
+            if peak_bytes is None:
+                output, peak = backend.peak(run)
+                del output
+                peak_bytes = peak.requested_bytes
+                keep_peak(key, peak_bytes)
+        asked = peak_bytes if asked is None else asked
+        if made is not None and (limit_bytes is None or peak_bytes <= limit_bytes):
+            return Outcome(Tried(made, peak_bytes, options), asked)
+        assert limit_bytes is not None
         log.info(
             "autochunk: compiled code took %s, more than the budget of %s; compiling less of it",
-            mib(peak.requested_bytes), mib(limit_bytes),
+            mib(peak_bytes), mib(limit_bytes),
         )  # fmt: skip
     return Outcome(None, asked)
 
