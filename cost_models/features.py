@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from cost_models.ceilings import Ceilings
-from cost_models.times import class_passes, class_seconds, loop_times
+from cost_models.times import Parts, class_passes, class_seconds, loop_times
 from search_space.classes import RegionClass
 from search_space.graph import ALIAS, ITEM_BYTES
 from search_space.liveness import MemoryModel, inner_choices
@@ -84,6 +84,12 @@ class Features:
     product_whole_s: float
     roofline_whole_s: float
     roofline_chunked_s: float
+
+    @property
+    def whole_parts(self) -> Parts:
+        """What the roofline's time of the region run whole is made of."""
+        other_s = self.roofline_whole_s - self.launch_whole_s - self.product_whole_s
+        return Parts(self.launch_whole_s, self.product_whole_s, max(other_s, 0.0))
 
     @property
     def roofline_log_ratio(self) -> float:

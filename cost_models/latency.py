@@ -21,6 +21,10 @@ from cost_models.base import Estimate
 PLAN_SPREAD = 0.01
 """Share of the unchunked latency by which plans scatter for reasons that no region explains."""
 
+WHOLE_SPREAD = 0.2
+"""How far the whole time of a class may be off, relative: it is a part of the graph's time, or was
+measured with other neighbours in caches and memory."""
+
 LEAST_SHARE = 0.02
 """No plan is predicted to take less than this share of the unchunked latency."""
 
@@ -57,6 +61,7 @@ def latency(
         ratio = math.exp(found.log_ratio)
         total += term.whole_ms * (ratio - 1 + bias.get(term.key, 0.0))
         variance += (term.whole_ms * ratio * found.spread) ** 2
+        variance += (WHOLE_SPREAD * term.whole_ms * (ratio - 1)) ** 2
     return max(total, LEAST_SHARE * unchunked_ms), math.sqrt(variance)
 
 
@@ -72,17 +77,18 @@ def draw_latencies(
     """Latencies in ms that the plans might turn out to have: ``count`` rows, one column a plan.
 
     Plans that share a class err together: an error of a class at a size is drawn once for all
-    plans, and sizes of one class share most of theirs.
+    plans, and sizes of one class share most of theirs, and all of what its whole time is off by.
     """
     random = np.random.default_rng(seed)
     pairs = sorted({(term.key, term.chunk_size) for terms in plans for term in terms})
     shared = {key: random.standard_normal(count) for key in sorted({key for key, _ in pairs})}
+    wholes = {key: 1 + WHOLE_SPREAD * random.standard_normal(count) for key in shared}
     change: dict[tuple[str, int], NDArray[np.float64]] = {}
     for key, size in pairs:
         found = estimates[key, size]
         own = random.standard_normal(count)
         error = math.sqrt(_SHARED) * shared[key] + math.sqrt(1 - _SHARED) * own
-        change[key, size] = np.exp(found.log_ratio + found.spread * error) - 1
+        change[key, size] = wholes[key] * np.expm1(found.log_ratio + found.spread * error)
     drawn = unchunked_ms * (1 + PLAN_SPREAD * random.standard_normal((count, len(plans))))
     for place, terms in enumerate(plans):
         for term in terms:

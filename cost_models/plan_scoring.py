@@ -20,7 +20,7 @@ from cost_models.reference import (
     regret,
 )
 from cost_models.scoring import plain_numbers
-from cost_models.whole_times import fit_whole_times, unchunked_seconds
+from cost_models.whole_times import calibrate
 
 TOP = (1, 4, 8)
 """Numbers of plans confirmed, of which the fastest is taken."""
@@ -100,17 +100,17 @@ def hold_out(
         rest = [one for one in samples if not any(_seen(one, other, kind) for other in part)]
         if not rest:
             continue
-        fitted, whole = model.fit(rest), fit_whole_times(rest)
+        fitted = model.fit(rest)
         for one in part:
             known = [
-                (other.roofline_s, other.unchunked_ms / 1e3)
+                (other.parts, other.unchunked_ms / 1e3)
                 for other in references
-                if other.model == one.model and other not in part
+                if other.model == one.model and (kind == MODELS or other not in part)
             ]
             carried = one.unchunked_ms
             if kind == LENGTHS and known:
-                carried = unchunked_seconds(one.roofline_s, known) * 1e3
-            found.append(HeldOut(one, plan_terms(one, fitted, whole, carried), carried))
+                carried = calibrate(known).seconds(one.parts) * 1e3
+            found.append(HeldOut(one, plan_terms(one, fitted, known, carried), carried))
     return found
 
 

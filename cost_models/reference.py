@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from cost_models.base import CostModel, Estimate
 from cost_models.features import Features, features_from_plain
 from cost_models.latency import NO_BIAS, Bias, Estimates, Term, draw_latencies, latency
-from cost_models.whole_times import WholeTimes
+from cost_models.times import Parts
+from cost_models.whole_times import calibrate
 
 Setting = tuple[tuple[str, int], ...]
 
@@ -54,19 +55,16 @@ class Reference:
     """One model at one length, every plan of a small space measured.
 
     Attributes:
-        roofline_s: the roofline's time of the unchanged graph.
-        unchunked_ms: its measured time.
+        parts: the roofline's time of the unchanged graph.
+        unchunked_ms: its measured time, from runs in turns with those of other lengths.
     """
 
     model: str
     length: int
-    roofline_s: float
+    parts: Parts
+    unchunked_ms: float
     classes: Mapping[str, ReferenceClass]
     runs: tuple[PlanRun, ...]
-
-    @property
-    def unchunked_ms(self) -> float:
-        return next(run.latency_ms for run in self.runs if not run.setting)
 
     @property
     def unchunked_bytes(self) -> int:
@@ -94,7 +92,10 @@ def reference_from_plain(row: Mapping[str, Any]) -> Reference:
         )
         for run in row["runs"]
     )
-    return Reference(row["model"], int(row["length"]), float(row["roofline_s"]), classes, runs)
+    parts = Parts(**{name: float(value) for name, value in row["parts"].items()})
+    return Reference(
+        row["model"], int(row["length"]), parts, float(row["unchunked_ms"]), classes, runs
+    )
 
 
 @dataclass(frozen=True)
@@ -121,18 +122,23 @@ class PlanTerms:
 
 
 def plan_terms(
-    reference: Reference, model: CostModel, whole_times: WholeTimes, unchunked_ms: float
+    reference: Reference,
+    model: CostModel,
+    known: Sequence[tuple[Parts, float]],
+    unchunked_ms: float,
 ) -> PlanTerms:
     """What a cost model makes of a reference set.
 
     Args:
-        whole_times: tells how long classes take whole.
+        known: the model's latencies at those lengths where they are known; see
+            :func:`cost_models.whole_times.calibrate`.
         unchunked_ms: of the unchanged graph, measured or carried over from other lengths.
     """
     sizes = [(key, size) for key, one in reference.classes.items() for size in one.features]
     features = [reference.classes[key].features[size] for key, size in sizes]
+    whole = calibrate(known).through(reference.parts, unchunked_ms / 1e3)
     whole_ms = {
-        key: one.occurrences * 1e3 * whole_times.seconds(next(iter(one.features.values())))
+        key: one.occurrences * 1e3 * whole.seconds(next(iter(one.features.values())).whole_parts)
         for key, one in reference.classes.items()
     }
     rows = tuple(

@@ -3,11 +3,10 @@
 Nothing in such a file is code, and loading one runs none. It holds the samples too, so that a later
 campaign can start from them: their timings join its own, and the model is fitted anew.
 
-    version: 1
+    version: 2
     features: the features' version
     device, ceilings: where the samples were measured
     model: kind, seed, and the fitted numbers (None for a model that learns nothing)
-    whole_times: how long regions take whole
     samples: all of them
     baselines: the unchunked models' latencies
     card: see :mod:`cost_models.card`; None where nothing was judged
@@ -33,10 +32,10 @@ from cost_models.macro_micro import MacroMicro
 from cost_models.regressors import FITS, regressor_from_plain
 from cost_models.roofline import Roofline
 from cost_models.spread import known_from_plain, spread_from_plain
-from cost_models.whole_times import Unchunked, WholeTimes, whole_times_from_plain
+from cost_models.whole_times import Unchunked, unchunked_from_plain
 from search_space.errors import ModelFileError
 
-VERSION = 1
+VERSION = 2
 _MOST_BYTES = 256 * 2**20
 """A file that unpacks to more is refused."""
 
@@ -48,7 +47,6 @@ class StoredModel:
     device: str
     ceilings: Ceilings
     model: CostModel
-    whole_times: WholeTimes
     samples: tuple[Sample, ...]
     baselines: tuple[Unchunked, ...]
     card: Card | None
@@ -61,7 +59,6 @@ class StoredModel:
             "device": self.device,
             "ceilings": asdict(self.ceilings),
             "model": _model_plain(self.model),
-            "whole_times": self.whole_times.plain(),
             "samples": [sample.plain() for sample in self.samples],
             "baselines": [one.plain() for one in self.baselines],
             "card": None if self.card is None else self.card.plain(),
@@ -122,9 +119,8 @@ def _from_plain(row: Mapping[str, Any]) -> StoredModel:
         str(row["device"]),
         Ceilings(**row["ceilings"]),
         _model_from_plain(row["model"]),
-        whole_times_from_plain(row["whole_times"]),
         tuple(sample_from_plain(one) for one in row["samples"]),
-        tuple(Unchunked(**one) for one in row["baselines"]),
+        tuple(unchunked_from_plain(one) for one in row["baselines"]),
         None if row["card"] is None else card_from_plain(row["card"]),
     )
 

@@ -63,13 +63,41 @@ def bytes_per_s(moved: float, ceilings: Ceilings) -> float:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the roofline's time of a run without loops is made of, in seconds: starting ops, matrix
+    products and convolutions, and all else."""
+
+    launch_s: float
+    product_s: float
+    other_s: float
+
+    @property
+    def total_s(self) -> float:
+        return self.launch_s + self.product_s + self.other_s
+
+
+def graph_parts(graph: SizedGraph, ceilings: Ceilings) -> Parts:
+    """The whole graph, unchunked."""
+    launch = product = other = 0.0
+    for node in graph.nodes:
+        if node.kind in LEAVES:
+            continue
+        work = node_work(graph, node)
+        if not work.launches:
+            continue
+        own = op_seconds(work, 1.0, ceilings) - ceilings.launch_s
+        launch += ceilings.launch_s
+        if work.narrowest(1.0) is not None:
+            product += own
+        else:
+            other += own
+    return Parts(launch, product, other)
+
+
 def graph_seconds(graph: SizedGraph, ceilings: Ceilings) -> float:
     """The whole graph, unchunked."""
-    return sum(
-        op_seconds(node_work(graph, node), 1.0, ceilings)
-        for node in graph.nodes
-        if node.kind not in LEAVES
-    )
+    return graph_parts(graph, ceilings).total_s
 
 
 UNSEEN = 0.02

@@ -1,27 +1,33 @@
-"""How long a region takes whole, where nobody has timed it: the roofline, corrected.
+"""How long a model takes unchunked, and each region of it: the roofline, calibrated.
 
-    log(whole) = log(roofline's whole) + regression(features that do not depend on chunk sizes)
+    seconds = launch_factor launch + product_factor product + other_factor other
 
-With it, and with the unchunked latency carried over from other lengths, a length that was never
-measured gets a predicted latency without a run.
+with the three parts of the roofline's time of a graph, or of a region run whole. What the roofline
+leaves out differs by part: a model of many small ops spends several times the measured launch cost
+on each, while its products lose a fixed share. So the three factors are the model's own; they are
+fitted to its unchunked latencies at the lengths that were measured, and with them another length,
+and any region at any length, gets its time without a run.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
-from cost_models.base import Sample
-from cost_models.features import WHOLE, Features
-from cost_models.folds import groups_of
-from cost_models.regressors import Regressor, fit_boosting, regressor_from_plain
+from cost_models.times import Parts
 
-FEWEST = 12
-"""Regions; with fewer the roofline is scaled by the median of what is known."""
+_NOISE = 0.05
+"""Of a measured latency, relative: what repeating it on another day gives on a shared machine."""
+
+_LAUNCH_SPREAD, _OTHER_SPREAD = 3.0, 0.3
+"""How far the factors of launches, and of what is no product, stray from that of products: one
+standard deviation over the models of ``experiments/cost_subjects.py``."""
+
+_LEAST_SHARE = 0.2
+"""No factor is lower than this share of the products'."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,79 +36,77 @@ class Unchunked:
 
     model: str
     length: int
-    roofline_s: float
+    parts: Parts
     unchunked_ms: float
 
     def plain(self) -> dict[str, Any]:
         """As plain values."""
-        return asdict(self)
+        return {
+            "model": self.model, "length": self.length, "unchunked_ms": self.unchunked_ms,
+            **asdict(self.parts),
+        }  # fmt: skip
+
+    @property
+    def known(self) -> tuple[Parts, float]:
+        """As :func:`calibrate` takes it."""
+        return self.parts, self.unchunked_ms / 1e3
 
 
-@dataclass(frozen=True)
-class WholeTimes:
-    """Predicts how long regions take whole. Without a regressor the roofline is multiplied by
-    ``scale``."""
-
-    scale: float = 1.0
-    regressor: Regressor | None = None
-
-    def seconds(self, features: Features) -> float:
-        """One occurrence of the region, whole."""
-        if self.regressor is None:
-            return self.scale * features.roofline_whole_s
-        vector = np.array([features.vector()])[:, WHOLE]
-        return features.roofline_whole_s * math.exp(float(self.regressor.predict(vector)[0]))
-
-    def plain(self) -> dict[str, Any]:
-        """As plain values."""
-        regressor = None if self.regressor is None else self.regressor.plain()
-        return {"scale": self.scale, "regressor": regressor}
-
-
-def fit_whole_times(samples: Sequence[Sample], seed: int = 0) -> WholeTimes:
-    """Fitted to one sample of each region that was timed whole."""
-    firsts = [samples[places[0]] for places in groups_of(samples).values()]
-    firsts = [one for one in firsts if one.whole_ms > 0]
-    if not firsts:
-        return WholeTimes()
-    target = np.log([one.whole_ms / 1e3 / one.features.roofline_whole_s for one in firsts])
-    if len(firsts) < FEWEST:
-        return WholeTimes(float(np.exp(np.median(target))))
-    vectors = np.array([one.features.vector() for one in firsts])[:, WHOLE]
-    return WholeTimes(1.0, fit_boosting(vectors, target, np.ones(len(firsts)), seed))
-
-
-def whole_times_from_plain(row: Mapping[str, Any]) -> WholeTimes:
-    """The inverse of :meth:`WholeTimes.plain`."""
-    regressor = row["regressor"]
-    return WholeTimes(
-        float(row["scale"]), None if regressor is None else regressor_from_plain(regressor)
-    )
-
-
-def unchunked_seconds(
-    roofline_s: float, known: Sequence[tuple[float, float]]
-) -> float:
-    """The unchunked latency at a length that was not measured.
-
-    What the roofline leaves out changes slowly with its time, so that the logarithm of measured
-    over roofline is carried over along the logarithm of the roofline: by a line through two or more
-    lengths, held within a factor of two of what they say, else by the one known factor.
-
-    Args:
-        roofline_s: of the graph at that length.
-        known: (roofline's seconds, measured seconds) at other lengths.
+def unchunked_from_plain(row: Mapping[str, Any]) -> Unchunked:
+    """The inverse of :meth:`Unchunked.plain`.
 
     Raises:
-        ValueError: no length is known.
+        KeyError: something is missing; the row is of another version.
+    """
+    parts = Parts(*(float(row[name]) for name in ("launch_s", "product_s", "other_s")))
+    return Unchunked(str(row["model"]), int(row["length"]), parts, float(row["unchunked_ms"]))
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """Real seconds to a second of each of the roofline's parts; 1 where nothing is known."""
+
+    launch: float = 1.0
+    product: float = 1.0
+    other: float = 1.0
+
+    def seconds(self, parts: Parts) -> float:
+        """The time of a graph, or of one occurrence of a region, run whole."""
+        return (
+            self.launch * parts.launch_s
+            + self.product * parts.product_s
+            + self.other * parts.other_s
+        )
+
+    def through(self, parts: Parts, seconds: float) -> Calibration:
+        """All factors scaled, so that these parts take so long."""
+        scale = seconds / self.seconds(parts)
+        return Calibration(scale * self.launch, scale * self.product, scale * self.other)
+
+
+def calibrate(known: Sequence[tuple[Parts, float]]) -> Calibration:
+    """The factors that a model's latencies call for.
+
+    Least squares of the relative errors, each of ``_NOISE``, with the factors of launches and of
+    other ops held near that of products as firmly as models differ in them: one latency scales all
+    three alike, several tell them apart.
+
+    Args:
+        known: a graph's parts, and its measured seconds, at each length; none leaves the roofline
+            as it is.
     """
     if not known:
-        raise ValueError("the unchunked latency must be known at some length")
-    x = np.log([one for one, _ in known])
-    y = np.log([measured / one for one, measured in known])
-    at = math.log(roofline_s)
-    if len(known) == 1 or np.ptp(x) < 1e-6:
-        return roofline_s * math.exp(float(y.mean()))
-    slope, start = np.polyfit(x, y, 1)
-    found = float(np.clip(start + slope * at, y.min() - math.log(2), y.max() + math.log(2)))
-    return roofline_s * math.exp(found)
+        return Calibration()
+    # the unknowns: the products' factor, and by how much launches' and other ops' exceed it
+    rows = [
+        np.array([parts.total_s, parts.launch_s, parts.other_s]) / seconds / _NOISE
+        for parts, seconds in known
+    ]
+    rows += [np.array([0.0, 1 / _LAUNCH_SPREAD, 0.0]), np.array([0.0, 0.0, 1 / _OTHER_SPREAD])]
+    target = np.array([1 / _NOISE] * len(known) + [0.0, 0.0])
+    found, *_ = np.linalg.lstsq(np.array(rows), target, rcond=None)
+    product = float(found[0])
+    least = _LEAST_SHARE * product
+    return Calibration(
+        max(product + float(found[1]), least), product, max(product + float(found[2]), least)
+    )

@@ -48,11 +48,13 @@ def measure(key: str, options: argparse.Namespace, command: str) -> dict[str, An
     started = time.monotonic()
     before: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as cache:
-        if options.only_times:
+        if options.only_times or options.more:
             before = read_records(options.results / "rivals").get(key, {})
             if not before:
-                raise SystemExit(f"{key}: no memory is known; run it once without --only-times")
-        ways = before.get("ways") or _peaks(key, options, cache)
+                raise SystemExit(f"{key}: no memory is known; run it once without such options")
+        ways = dict(before.get("ways", {}))
+        if not options.only_times:
+            ways |= _peaks(key, options, cache)
         good = [name for name, way in ways.items() if way["status"] == "ok"]
         wanted = {
             "do": "times", "names": good, "rounds": options.rounds, "seconds": options.seconds,
@@ -148,6 +150,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--only-times", action="store_true", help="anew, of ways whose memory is known from before"
     )
+    parser.add_argument(
+        "--more", action="store_true",
+        help="the memory of --ways or --budgets alone, beside what is known; times of all anew",
+    )  # fmt: skip
     parser.add_argument("--rounds", type=int, default=6, help="of timing in turns")
     parser.add_argument("--seconds", type=float, default=120.0, help="of timing, about")
     parser.add_argument("--tolerance", type=float, default=1e-4, help="of outputs, relative")

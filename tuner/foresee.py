@@ -10,8 +10,8 @@ from cost_models.features import loop_features
 from cost_models.plans import PlanCost
 from cost_models.select import Selector
 from cost_models.stored import StoredModel
-from cost_models.times import graph_seconds
-from cost_models.whole_times import unchunked_seconds
+from cost_models.times import graph_parts
+from cost_models.whole_times import calibrate
 from search_space.budget import Budget
 from search_space.errors import BudgetError
 from search_space.plan import Plan
@@ -46,18 +46,13 @@ def cost_of(one: Inspected, stored: StoredModel, model: str) -> tuple[PlanCost, 
     where the model was measured at some length, and else relative to each other alone."""
     analysis = one.analysis
     name = f"{model} {one.target}".strip()
-    known = [
-        (base.roofline_s, base.unchunked_ms / 1e3)
-        for base in stored.baselines
-        if base.model == name
-    ]
-    roofline_s = graph_seconds(analysis.sized, stored.ceilings)
-    unchunked_s = unchunked_seconds(roofline_s, known) if known else roofline_s
+    known = [base.known for base in stored.baselines if base.model == name]
+    calibration = calibrate(known)
+    unchunked_s = calibration.seconds(graph_parts(analysis.sized, stored.ceilings))
     whole_ms = {}
     for item in analysis.space.classes:
         features = loop_features(analysis.memory, item.loops[0], item.extent, stored.ceilings)
-        seconds = stored.whole_times.seconds(features) if known else features.roofline_whole_s
-        whole_ms[item.key] = 1e3 * seconds
+        whole_ms[item.key] = 1e3 * calibration.seconds(features.whole_parts)
     cost = PlanCost(
         analysis.memory, analysis.space.classes, stored.model, stored.ceilings,
         1e3 * unchunked_s, whole_ms,

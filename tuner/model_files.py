@@ -11,7 +11,7 @@ from cost_models.ceilings import Ceilings
 from cost_models.create import create
 from cost_models.scoring import Verdict, judge
 from cost_models.stored import StoredModel, write_model
-from cost_models.whole_times import Unchunked, fit_whole_times
+from cost_models.whole_times import Unchunked
 from search_space.errors import LedgerError
 from tuner.ledger import read_ledger
 from tuner.region_samples import read_baselines, read_samples
@@ -35,8 +35,7 @@ def make_model(
     verdict = judge(create(kind, seed), samples)
     card = make_card(create("all", seed), samples, device=device, on_score=on_score)
     stored = StoredModel(
-        device, ceilings, verdict.model, fit_whole_times(samples, seed), tuple(samples),
-        tuple(baselines), card,
+        device, ceilings, verdict.model, tuple(samples), tuple(baselines), card,
     )  # fmt: skip
     write_model(path, stored)
     return stored, verdict
@@ -52,8 +51,8 @@ def write_campaign(
 ) -> None:
     """Write the model that a campaign used, with the scores by which it was chosen as its card."""
     write_model(path, StoredModel(
-        device, ceilings, verdict.model, fit_whole_times(samples), tuple(samples),
-        tuple(baselines), card_of(tuple(verdict.scores.values()), samples, device),
+        device, ceilings, verdict.model, tuple(samples), tuple(baselines),
+        card_of(tuple(verdict.scores.values()), samples, device),
     ))  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 from cost_models.base import Sample
 from cost_models.ceilings import Ceilings
+from cost_models.times import graph_parts
 from cost_models.whole_times import Unchunked
 from search_space.errors import ConfigError, MeasurementError
 from search_space.probe import Prober
@@ -137,7 +138,8 @@ class _Run:
             self.progress.note(f"length {length}: unchunked {run.status}: {run.reason}")
             return
         found = Unchunked(
-            self._name, length, analysis.unchunked_s, median(run.unchunked.decisive_ms)
+            self._name, length, graph_parts(analysis.sized, analysis.ceilings),
+            median(run.unchunked.decisive_ms),
         )
         self.measurer.keep("unchunked", found.plain())
         yield found

@@ -9,7 +9,7 @@ from typing import Any
 from cost_models.base import Sample, sample_from_plain
 from cost_models.ceilings import Ceilings
 from cost_models.features import FEATURES_VERSION, loop_features
-from cost_models.whole_times import Unchunked
+from cost_models.whole_times import Unchunked, unchunked_from_plain
 from search_space.classes import RegionClass
 from search_space.liveness import MemoryModel
 from tuner.ledger import read_ledger
@@ -67,13 +67,10 @@ def read_baselines(path: Path) -> tuple[Unchunked, ...]:
         LedgerError: the file is damaged.
     """
     found = {
-        (row["model"], row["length"]): Unchunked(
-            str(row["model"]), int(row["length"]), float(row["roofline_s"]),
-            float(row["unchunked_ms"]),
-        )
+        (row["model"], row["length"]): unchunked_from_plain(row)
         for row in read_ledger(path)
-        if row["kind"] == "unchunked"
-    }  # fmt: skip
+        if row["kind"] == "unchunked" and "launch_s" in row  # (older rows are of another version)
+    }
     return tuple(found.values())
 
 

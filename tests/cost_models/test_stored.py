@@ -17,7 +17,8 @@ from cost_models.card import make_card
 from cost_models.ceilings import default_ceilings
 from cost_models.create import KINDS, create
 from cost_models.stored import StoredModel, joined, read_model, write_model
-from cost_models.whole_times import Unchunked, WholeTimes, fit_whole_times
+from cost_models.times import Parts
+from cost_models.whole_times import Unchunked
 from search_space.errors import ModelFileError
 from tests.cost_models.made_features import drawn_features
 
@@ -36,8 +37,8 @@ def stored(kind: str, samples: list[Sample]) -> StoredModel:
     (model,) = create(kind, 3)
     card = make_card(create("roofline"), samples, device="a device")
     return StoredModel(
-        "a device", default_ceilings("cpu"), model.fit(samples), fit_whole_times(samples),
-        tuple(samples), (Unchunked("m", 64, 0.01, 12.5),), card,
+        "a device", default_ceilings("cpu"), model.fit(samples), tuple(samples),
+        (Unchunked("m", 64, Parts(0.001, 0.007, 0.002), 12.5),), card,
     )  # fmt: skip
 
 
@@ -52,8 +53,6 @@ def test_a_model_read_again_is_the_same(kind: str, tmp_path: Path) -> None:
     after = read_model(tmp_path / "new" / "model.json.gz")
     features = drawn_features(20, seed=5)
     assert after.model.estimate(features) == before.model.estimate(features)
-    seconds = [before.whole_times.seconds(one) for one in features]
-    assert [after.whole_times.seconds(one) for one in features] == seconds
     assert after.device == before.device and after.ceilings == before.ceilings
     assert after.baselines == before.baselines
     assert [one.group for one in after.samples] == [one.group for one in samples]
@@ -126,13 +125,3 @@ def test_own_samples_stand_before_earlier_ones() -> None:
     earlier = [replace(own[0], log_ratio=2.0), replace(own[0], group="b"),
                replace(own[0], model="other")]  # fmt: skip
     assert joined(own, earlier) == [own[0], *earlier[1:]]
-
-
-def test_whole_times_correct_the_roofline() -> None:
-    # every region takes twice what the roofline says
-    found = fit_whole_times(made_samples(80))
-    for one in drawn_features(10, seed=9):
-        assert found.seconds(one) == pytest.approx(2 * one.roofline_whole_s, rel=0.02)
-    few = fit_whole_times(made_samples(8))
-    assert few.regressor is None and few.scale == pytest.approx(2.0)
-    assert fit_whole_times([]) == WholeTimes()

@@ -20,7 +20,7 @@ from tuner.measure.cpu import CpuBackend
 from tuner.measure.protocol import Peak
 from tuner.runtime import applied, compiled_run
 from tuner.runtime.compiled import CompiledPiece, Compiler
-from tuner.runtime.compiled_run import Outcome, try_compiled
+from tuner.runtime.compiled_run import Outcome, Tried, try_compiled
 from tuner.runtime.generate import generate
 from tuner.runtime.loop import ChunkLoop, Output, Sliced
 
@@ -108,6 +108,55 @@ def test_a_lower_plan_runs_where_it_alone_is_compiled_within_the_budget(
     assert "with room for compiled code" in fast.explain()
     limit = prepared.chosen.limit_bytes
     assert limit is not None and prepared.compiled.peak_bytes <= limit
+    torch.testing.assert_close(fast(x), model(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+def test_a_faster_plan_runs_in_the_room_that_compiled_code_leaves(
+    model: nn.Module, monkeypatch: pytest.MonkeyPatch, keeps: bool
+) -> None:
+    """Compiled code takes half of what the model says here, except, in one case, where nothing is
+    in a loop."""
+    x = torch.randn(1, 203, WIDTH)
+    loops: list[int] = []
+
+    def frugal(
+        module: fx.GraphModule, compiler: Compiler, tensors: Sequence[torch.Tensor],
+        limit_bytes: int | None,
+    ) -> Outcome:  # fmt: skip
+        assert limit_bytes is not None
+        loops.append(len(loops_of(module)))
+        peak = limit_bytes // 2 if loops[-1] else limit_bytes + (0 if keeps else 1)
+        tried = Tried(module, peak, compiler.options) if peak <= limit_bytes else None
+        return Outcome(tried, peak)
+
+    monkeypatch.setattr(applied, "try_compiled", frugal)
+    fast = apply(model, (x,), memory_budget=0.6, compile=True)
+    plain = apply(model, (x,), memory_budget=0.6)
+    assert plain.plan.choices
+    assert loops[0] > 0 and loops[1:] == [0]
+    prepared = fast.prepare(x)
+    assert prepared.compiled is not None
+    limit = prepared.chosen.limit_bytes
+    assert limit is not None and fast.predicted_peak_bytes <= limit
+    if keeps:
+        assert not fast.plan.choices
+        assert "in the room that compiled code leaves" in fast.explain()
+    else:
+        assert fast.plan == plain.plan
+
+
+def test_memory_that_runs_out_is_no_fault_of_the_compiler(
+    model: nn.Module, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(module: fx.GraphModule, *given: Any, **options: Any) -> Any:
+        raise torch.OutOfMemoryError("no memory")
+
+    monkeypatch.setattr("torch._inductor.standalone_compile", full)
+    x = torch.randn(1, 205, WIDTH)
+    fast = apply(model, (x,), memory_budget=0.3, compile=True)
+    assert fast.compile_report is not None and not fast.compile_report.failure
+    assert not caplog.records
     torch.testing.assert_close(fast(x), model(x), rtol=1e-4, atol=1e-5)
 
 

@@ -7,8 +7,10 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import astuple
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -172,6 +174,23 @@ def test_ceilings_are_positive_and_finite(backend: Backend) -> None:
     assert all(0 < value < math.inf for value in rates)
     # only a GPU has multiprocessors to fill
     assert (filling > 0) == backend.device.startswith("cuda")
+
+
+def test_a_disturbed_start_does_not_lower_the_ceilings() -> None:
+    class Disturbed(CpuBackend):
+        """Most of the calls take twenty times as long as they should, the first ones all."""
+
+        made = 0
+
+        def time_call(self, call: Callable[[], Any]) -> tuple[float, float]:
+            self.made += 1
+            slow = self.made <= 25 or self.made % 3
+            return (20.0, 20.0) if slow else (1.0, 1.0)
+
+    found = measure_ceilings(Disturbed())
+    assert found.launch_s == pytest.approx(1e-3 / 200)
+    assert found.copy_bytes_per_s == pytest.approx(2 * 64 * 2**20 / 1e-3)
+    assert found.matmul_flops_per_s == pytest.approx(2 * 1024**3 / 1e-3)
 
 
 def test_devices_are_resolved_by_name() -> None:

@@ -30,6 +30,7 @@ from tuner.runtime.choose import (
     eager_or_captured_peak,
     leaving_room,
     rungs,
+    using_room,
 )
 from tuner.runtime.compiled import Compiler, CompileReport
 from tuner.runtime.compiled_run import apart, explain_compiled, known_peak, try_compiled
@@ -219,7 +220,8 @@ class Applied(torch.nn.Module):
         tensors: Sequence[torch.Tensor],
     ) -> Prepared:
         """A plan's code, compiled as far as it keeps its limit. Where not all does, and a lower
-        plan keeps it with all compiled, it is that plan's."""
+        plan keeps it with all compiled, it is that plan's; where compiling leaves much of the limit
+        over, and a faster plan keeps it too, that one's."""
 
         def tried(own: Chosen) -> tuple[Prepared, int | None]:
             module = generate(analysis, own.plan, self.model, captured.constants)
@@ -232,11 +234,12 @@ class Applied(torch.nn.Module):
         if asked_bytes is None or chosen.limit_bytes is None or compiler.report.failure:
             return first
         if first.is_compiled(compiler.options):
+            other = using_room(analysis, chosen, asked_bytes)
+        else:
+            other = leaving_room(analysis, chosen, asked_bytes - chosen.limit_bytes)
+        if other is None:
             return first
-        lower = leaving_room(analysis, chosen, asked_bytes - chosen.limit_bytes)
-        if lower is None:
-            return first
-        second, _ = tried(lower)
+        second, _ = tried(other)
         return second if second.is_compiled(compiler.options) else first
 
     def _choose(

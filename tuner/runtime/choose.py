@@ -36,13 +36,15 @@ class Chosen:
 
     ``peak_bytes`` is the memory model's, raised by as much as a tuned plan's measured peak exceeded
     what the model had predicted for it. ``limit_bytes`` is what a call may take: the budget, or
-    where the lowest peak is asked for, that peak; None without one.
+    where the lowest peak is asked for, that peak; None without one. ``extra_s`` is what an analytic
+    plan is predicted to take on top of the unchanged model.
     """
 
     plan: Plan
     source: str
     peak_bytes: int
     limit_bytes: int | None = None
+    extra_s: float = 0.0
 
 
 def choose_for(
@@ -116,7 +118,7 @@ def choose(
     if peak <= limit:
         return Chosen(unchanged, ANALYTIC, peak, limit)
     chosen = analysis.selector.within(limit)
-    return Chosen(chosen.plan, ANALYTIC, chosen.peak_bytes, limit)
+    return Chosen(chosen.plan, ANALYTIC, chosen.peak_bytes, limit, chosen.extra_s)
 
 
 def leaving_room(analysis: Analysis, chosen: Chosen, over_bytes: int) -> Chosen | None:
@@ -132,6 +134,31 @@ def leaving_room(analysis: Analysis, chosen: Chosen, over_bytes: int) -> Chosen 
         found.plan, f"{ANALYTIC}, with room for compiled code", found.peak_bytes,
         chosen.limit_bytes,
     )  # fmt: skip
+
+
+_ROOM = 1.15
+"""A compiled plan that leaves this much of its limit over has room for a faster one."""
+
+
+def using_room(analysis: Analysis, chosen: Chosen, compiled_bytes: int) -> Chosen | None:
+    """A faster analytic plan in place of one whose compiled code took much less than the limit:
+    within as much more, uncompiled, as this one's shrank by. Its own compiled code must be seen to
+    keep the limit. None where there is no such plan, or the plan was tuned, or asked to be the
+    lowest."""
+    limit = chosen.limit_bytes
+    if chosen.source != ANALYTIC or limit is None or compiled_bytes * _ROOM > limit:
+        return None
+    allowed = limit * chosen.peak_bytes // compiled_bytes
+    unchanged = analysis.memory.profile().peak_bytes
+    if not chosen.plan.choices or allowed <= limit:
+        return None
+    source = f"{ANALYTIC}, in the room that compiled code leaves"
+    if unchanged <= allowed:
+        return Chosen(make_plan(analysis.graph), source, unchanged, limit)
+    found = analysis.selector.within(allowed)
+    if found.plan == chosen.plan or found.extra_s > chosen.extra_s:
+        return None
+    return Chosen(found.plan, source, found.peak_bytes, limit, found.extra_s)
 
 
 def eager_or_captured_peak(

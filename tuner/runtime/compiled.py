@@ -159,6 +159,8 @@ class Compiler:
                 )  # fmt: skip
             made._artifacts = None  # (for saving; it holds all that was compiled before as well)
             expected, found = tuple(module(list(tensors))), tuple(made(list(tensors)))
+        except torch.OutOfMemoryError:  # no fault of the compiler's
+            raise
         except Exception as error:  # whatever a compiler on a user's machine may raise
             reason = str(error).strip().splitlines()
             self.report.failure = (

@@ -59,6 +59,20 @@ def try_compiled(
     Args:
         tensors: the graph's inputs; where they are, all is.
     """
+    try:
+        return _tried(module, compiler, tensors, limit_bytes)
+    except torch.OutOfMemoryError as error:
+        # (of a GPU; to compare a piece with the uncompiled one takes more than either)
+        log.info("autochunk: no memory was left to try compiled code: %s", error)
+        return Outcome(None, None)
+
+
+def _tried(
+    module: fx.GraphModule,
+    compiler: Compiler,
+    tensors: Sequence[torch.Tensor],
+    limit_bytes: int | None,
+) -> Outcome:
     device = next((tensor.device for tensor in tensors), torch.device("cpu"))
     backend = backend_for(str(device))
     asked: int | None = None

@@ -10,8 +10,8 @@ from cost_models.create import create
 from cost_models.features import loop_features
 from cost_models.scoring import judge
 from cost_models.stored import joined, read_model
-from cost_models.times import graph_seconds
-from cost_models.whole_times import Unchunked, WholeTimes, fit_whole_times
+from cost_models.times import graph_parts
+from cost_models.whole_times import Calibration, Unchunked, calibrate
 from search_space.classes import RegionClass
 from search_space.plan import Region
 from tuner.campaign_result import timed_sizes
@@ -43,10 +43,11 @@ def time_regions(state: State) -> None:
         if budget_s:
             allowance = state.clock.allowance(2 * (len(state.lengths) - place))
             _time_length(state, one, budget_s, allowance, failed)
-    samples = _all_samples(state)
-    whole_times = fit_whole_times(samples) if samples else None
-    for one in state.lengths:
-        _fill_whole_ms(state, one, whole_times)
+    parts = [graph_parts(one.analysis.sized, state.ceilings) for one in state.lengths]
+    measured = [one.unchunked_ms / 1e3 for one in state.lengths]
+    calibration = calibrate(tuple(zip(parts, measured, strict=True)))
+    for one, own, seconds in zip(state.lengths, parts, measured, strict=True):
+        _fill_whole_ms(state, one, calibration.through(own, seconds))
 
 
 def _time_length(
@@ -103,10 +104,8 @@ def _all_samples(state: State) -> list[Sample]:
     return joined(state.samples, state.start.samples if state.start else ())
 
 
-def _fill_whole_ms(state: State, one: Length, whole_times: WholeTimes | None) -> None:
-    """Classes that were not timed: as timed ones let expect; without any the roofline, scaled to
-    the measured whole model."""
-    scale = one.unchunked_ms / 1e3 / graph_seconds(one.analysis.sized, state.ceilings)
+def _fill_whole_ms(state: State, one: Length, calibration: Calibration) -> None:
+    """Classes that were not timed: their part of the measured whole model, by the roofline."""
     plain = {item.regions: item.key for item in one.analysis.space.classes if not item.inner}
     for item in one.analysis.space.classes:
         # run whole, a region takes as long with loops inside as without
@@ -114,13 +113,9 @@ def _fill_whole_ms(state: State, one: Length, whole_times: WholeTimes | None) ->
         if timed is None:
             loop = item.loops[0]
             found = loop_features(one.analysis.memory, loop, loop.extent, state.ceilings)
-            seconds = (
-                scale * found.roofline_whole_s
-                if whole_times is None
-                else whole_times.seconds(found)
-            )
             # no part takes longer than the whole
-            timed = min(max(1e3 * seconds, 1e-4), one.unchunked_ms / len(item.loops))
+            most_ms = one.unchunked_ms / len(item.loops)
+            timed = min(max(1e3 * calibration.seconds(found.whole_parts), 1e-4), most_ms)
         one.whole_ms.setdefault(item.key, timed)
 
 
@@ -135,7 +130,9 @@ def choose_model(state: State) -> None:
     state.progress.note(verdict.text)
     name = f"{config.model.id} {state.target}".strip()
     baselines = [
-        Unchunked(name, one.length, one.analysis.unchunked_s, one.unchunked_ms)
+        Unchunked(
+            name, one.length, graph_parts(one.analysis.sized, state.ceilings), one.unchunked_ms
+        )
         for one in state.lengths
         if one.reference is None
     ]
