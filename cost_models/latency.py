@@ -2,7 +2,7 @@
 
     latency = unchunked + sum over classes of whole * (exp(log_ratio) - 1 + bias)
 
-with ``whole`` the time of all occurrences of a class, run whole. Confirmed runs show what the sum
+with ``whole`` the time of all occurrences of a class, run whole, known to ``WHOLE_SPREAD``. Confirmed runs show what the sum
 leaves out; that is shared out among the classes of the plans as a ``bias``, by ridge regression
 towards none.
 """
@@ -22,8 +22,9 @@ PLAN_SPREAD = 0.01
 """Share of the unchunked latency by which plans scatter for reasons that no region explains."""
 
 WHOLE_SPREAD = 0.2
-"""How far the whole time of a class may be off, relative: it is a part of the graph's time, or was
-measured with other neighbours in caches and memory."""
+"""How far the whole time of a class may be off, relative: the calibrated roofline's part of the
+graph's time and the region timed alone differ by 0.18, root mean square over 407 classes of
+``experiments/cost_subjects.py``; which of the two a plan sees is not known."""
 
 LEAST_SHARE = 0.02
 """No plan is predicted to take less than this share of the unchunked latency."""

@@ -2,8 +2,8 @@
 
     log_ratio = roofline's log ratio + regression(features)
 
-The regression is the mean of gradient boosting and a ridge line (``learned``), or one of gradient
-boosting (``boosting``), a random forest (``forest``), a ridge line (``linear``). The spread is set
+The regression is gradient boosting of which a part is believed (``learned``) or all (``boosting``),
+a random forest (``forest``) or a ridge line (``linear``). The spread is set
 by errors on held-out lengths and held-out models, as far as the samples have several; see
 :mod:`cost_models.spread`.
 """
@@ -71,7 +71,7 @@ class Learned:
         if not folds(samples, LENGTHS):
             parts += (*folds(samples, CLASSES), *folds(samples, SIZES))
         parts = parts or _every_fifth(len(samples))
-        errors, residuals, novelties, discords, places = [], [], [], [], []
+        errors, residuals, novelties, places = [], [], [], []
         numbers = []
         for number, part in enumerate(parts):
             out = np.array(part)
@@ -83,12 +83,11 @@ class Learned:
             errors.append(residual - target[out])
             residuals.append(residual)
             novelties.append(known(vectors[rest]).novelty(vectors[out]))
-            discords.append(found.discord(vectors[out]))
             places.append(out)
             numbers.append(np.full(len(out), number if number < len(whole) else -1))
         return fit_spread(
             np.concatenate(errors), vectors[np.concatenate(places)],
-            np.concatenate(residuals), np.concatenate(novelties), np.concatenate(discords),
+            np.concatenate(residuals), np.concatenate(novelties),
             fold=np.concatenate(numbers),
         )  # fmt: skip
 
@@ -101,8 +100,7 @@ class Learned:
         vectors = vectors_of(features)
         residual = self.fitted.regressor.predict(vectors)
         novelty = self.fitted.known.novelty(vectors)
-        discord = self.fitted.regressor.discord(vectors)
-        spread = self.fitted.spread.of(vectors, residual, novelty, discord)
+        spread = self.fitted.spread.of(vectors, residual, novelty)
         mean = vectors[:, 0] + residual
         return [Estimate(float(m), float(s)) for m, s in zip(mean, spread, strict=True)]
 

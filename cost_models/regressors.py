@@ -7,7 +7,7 @@ when it is loaded. scikit-learn is loaded when something is fitted, never before
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -22,9 +22,6 @@ class Regressor(Protocol):
 
     def predict(self, vectors: Vectors) -> NDArray[np.float64]:
         """One number a row."""
-
-    def discord(self, vectors: Vectors) -> NDArray[np.float64]:
-        """How far its parts disagree, by row; zero where it has none."""
 
     def plain(self) -> dict[str, Any]:
         """As plain values."""
@@ -51,10 +48,6 @@ class Line:
         own = (held - self.center) / self.scale
         found: NDArray[np.float64] = self.offset + own @ self.weights
         return found
-
-    def discord(self, vectors: Vectors) -> NDArray[np.float64]:
-        """Nothing to disagree."""
-        return np.zeros(len(vectors))
 
     def plain(self) -> dict[str, Any]:
         """As plain values."""
@@ -115,10 +108,6 @@ class Trees:
         found: NDArray[np.float64] = self.offset + self.weight * self.value[places].sum(axis=1)
         return found
 
-    def discord(self, vectors: Vectors) -> NDArray[np.float64]:
-        """Nothing to disagree."""
-        return np.zeros(len(vectors))
-
     def plain(self) -> dict[str, Any]:
         """As plain values."""
         return {
@@ -135,28 +124,6 @@ _TREES = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Average:
-    """The mean of two regressors; where they disagree neither is to be trusted."""
-
-    first: Regressor
-    second: Regressor
-
-    def predict(self, vectors: Vectors) -> NDArray[np.float64]:
-        """One number a row."""
-        return 0.5 * (self.first.predict(vectors) + self.second.predict(vectors))
-
-    def discord(self, vectors: Vectors) -> NDArray[np.float64]:
-        """Half of their distance."""
-        return 0.5 * np.abs(self.first.predict(vectors) - self.second.predict(vectors))
-
-    def plain(self) -> dict[str, Any]:
-        """As plain values."""
-        return {
-            "type": "average", "first": self.first.plain(), "second": self.second.plain()
-        }  # fmt: skip
-
-
 def regressor_from_plain(row: Mapping[str, Any]) -> Regressor:
     """The inverse of ``plain``.
 
@@ -168,8 +135,6 @@ def regressor_from_plain(row: Mapping[str, Any]) -> Regressor:
     if row["type"] == "trees":
         arrays: dict[str, Any] = {name: np.array(row[name], kind) for name, kind in _TREES.items()}
         return Trees(float(row["offset"]), float(row["weight"]), **arrays)
-    if row["type"] == "average":
-        return Average(*(regressor_from_plain(row[name]) for name in ("first", "second")))
     raise ValueError(f"unknown type of regressor {row['type']!r}")
 
 
@@ -211,11 +176,21 @@ def fit_forest(vectors: Vectors, target: Vectors, weights: Vectors, seed: int) -
     return _trees([one.tree_ for one in found.estimators_], 0.0, 1 / len(found.estimators_))
 
 
-def fit_boosting_and_line(
+HELD = 0.7
+"""What is learned of some lengths and models holds for others in part. With all of it the plans of
+held-out lengths and models were off by 4.7 and 4.2 % in the median, with this share by 4.2 and 3.8,
+with half by 4.2 and 3.6; with all of it intervals covered too much (experiments.cost_card)."""
+
+
+def fit_held_boosting(
     vectors: Vectors, target: Vectors, weights: Vectors, seed: int
 ) -> Regressor:
-    """Boosting follows thresholds such as a cache's size; a line goes on where the data end."""
-    return Average(*(fit(vectors, target, weights, seed) for fit in (fit_boosting, fit_line)))
+    """Boosting, of which ``HELD`` is believed. It follows thresholds such as a cache's size, and
+    beyond the data it stays as it is at their edge: a line, averaged with it, made of a small norm
+    in many passes 135 times its whole time, where three were measured."""
+    found = fit_boosting(vectors, target, weights, seed)
+    assert isinstance(found, Trees)
+    return replace(found, offset=HELD * found.offset, weight=HELD * found.weight)
 
 
 def _trees(trees: list[Any], offset: float, weight: float) -> Trees:
@@ -243,7 +218,7 @@ def _trees(trees: list[Any], offset: float, weight: float) -> Trees:
 Fit = Callable[[Vectors, Vectors, Vectors, int], Regressor]
 
 FITS: Mapping[str, Fit] = {
-    "learned": fit_boosting_and_line, "boosting": fit_boosting, "forest": fit_forest,
+    "learned": fit_held_boosting, "boosting": fit_boosting, "forest": fit_forest,
     "linear": fit_line,
 }  # fmt: skip
 """How each kind of learned model is fitted: vectors, target, weights, seed."""

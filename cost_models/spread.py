@@ -4,7 +4,7 @@ Errors grow with the passes, shrink with a region's time, and are larger for reg
 that were learned from. The scale
 
     s(x) = exp(a + b . z(x)),   z = (log2 passes, log2 whole us, |predicted residual|,
-                                    log novelty, log discord)
+                                    log novelty)
 
 is fitted to the logarithm of the absolute errors of held-out samples; ``novelty`` is the distance
 to the nearest region learned from. Conformal prediction then widens s until nine of ten held-out
@@ -86,10 +86,10 @@ class Spread:
     widths: Vectors
 
     def of(
-        self, vectors: Vectors, residual: Vectors, novelty: Vectors, discord: Vectors
+        self, vectors: Vectors, residual: Vectors, novelty: Vectors
     ) -> NDArray[np.float64]:
         """One standard deviation a row."""
-        scale = np.exp(self.line.predict(_covariates(vectors, residual, novelty, discord)))
+        scale = np.exp(self.line.predict(_covariates(vectors, residual, novelty)))
         width = np.interp(novelty, self.edges, self.widths)
         # of what is more novel than anything that was held out, less is known still
         beyond = np.maximum(novelty / max(float(self.edges[-1]), 1e-3), 1.0)
@@ -108,7 +108,6 @@ def fit_spread(
     vectors: Vectors,
     residual: Vectors,
     novelty: Vectors,
-    discord: Vectors,
     *,
     fold: NDArray[np.intp] | None = None,
 ) -> Spread:
@@ -118,10 +117,9 @@ def fit_spread(
         errors: predicted less measured, of log ratios.
         residual: what was predicted on top of the roofline.
         novelty: to the regions that each prediction was learned from.
-        discord: how far the parts of each regression disagreed.
         fold: which lengths' or models' samples were held out together; -1 for others.
     """
-    covariates = _covariates(vectors, residual, novelty, discord)
+    covariates = _covariates(vectors, residual, novelty)
     target = np.log(np.abs(errors) + LEAST)
     center, scale = covariates.mean(axis=0), covariates.std(axis=0)
     scale = np.where(scale > 1e-9, scale, 1.0)
@@ -129,8 +127,6 @@ def fit_spread(
     gram = design.T @ design / len(errors) + _RIDGE * np.diag([0.0, *[1.0] * covariates.shape[1]])
     weights = np.linalg.solve(gram, design.T @ target / len(errors))
     low, high = covariates.min(axis=0), covariates.max(axis=0)
-    # only a discord, like a novelty, greater than any seen says that still less is known
-    high[-1] = np.inf
     line = Line(float(weights[0]), weights[1:], center, scale, low, high)
     excess = np.abs(errors) / np.exp(line.predict(covariates))
     order = np.argsort(novelty, kind="stable")
@@ -140,7 +136,7 @@ def fit_spread(
     found = Spread(line, edges, widths)
     if fold is None or fold.max() < 0:
         return found
-    left = errors / found.of(vectors, residual, novelty, discord)
+    left = errors / found.of(vectors, residual, novelty)
     worst = max(spread_of(left[fold == one]) for one in np.unique(fold[fold >= 0]))
     return replace(found, widths=widths * max(worst, 1.0))
 
@@ -152,12 +148,9 @@ def spread_of(errors: Vectors) -> float:
     return float(np.sort(np.abs(errors))[rank - 1]) / Z90
 
 
-def _covariates(
-    vectors: Vectors, residual: Vectors, novelty: Vectors, discord: Vectors
-) -> Vectors:
+def _covariates(vectors: Vectors, residual: Vectors, novelty: Vectors) -> Vectors:
     return np.column_stack([
         vectors[:, _PASSES], vectors[:, _WHOLE_US], np.abs(residual), np.log(novelty + 0.05),
-        np.log(discord + 0.02),
     ])  # fmt: skip
 
 

@@ -185,8 +185,9 @@ def report(cases: Sequence[Case], found: Outcomes) -> str:
     )
     duels = Page(
         "Search against each rule: cases in which it is slower, or faster, beyond the noise, and "
-        "on how many of all models at a length it is faster beyond it on average.",
-        ("real runs", "rule", "slower", "faster", "models at a length, faster"),
+        "on how many of all models at a length, and of all models, it is faster on average beyond "
+        "the noise of that average.",
+        ("real runs", "rule", "slower", "faster", "models at a length, faster", "models, faster"),
         tuple(
             _duel(cases, by_name, count, name)
             for count, by_name in found.items()
@@ -218,14 +219,21 @@ def _duel(
     """How the search does against a rule."""
     width = np.array([case.width for case in cases])
     gap = by_name["search"] - by_name[name]
-    subjects: dict[tuple[str, int], list[int]] = {}
-    for k, case in enumerate(cases):
-        subjects.setdefault((case.reference.model, case.reference.length), []).append(k)
-    wins = sum(
-        gap[own].mean() < -width[own].mean() / math.sqrt(len(own)) for own in subjects.values()
-    )
+
+    def wins(keys: Sequence[object]) -> str:
+        """Of groups of cases, those in which it is faster on average."""
+        groups: dict[object, list[int]] = {}
+        for place, key in enumerate(keys):
+            groups.setdefault(key, []).append(place)
+        won = sum(
+            gap[own].mean() < -width[own].mean() / math.sqrt(len(own)) for own in groups.values()
+        )
+        return f"{won} of {len(groups)}"
+
     slower, faster = int((gap > width).sum()), int((gap < -width).sum())
-    return str(count), name, str(slower), str(faster), f"{wins} of {len(subjects)}"
+    models = [case.reference.model for case in cases]
+    lengths = [(case.reference.model, case.reference.length) for case in cases]
+    return str(count), name, str(slower), str(faster), wins(lengths), wins(models)
 
 
 def _regrets(gaps: np.ndarray) -> str:

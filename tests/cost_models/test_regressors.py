@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from sklearn.ensemble import GradientBoostingRegressor, RandomForestRegressor
 
-from cost_models.regressors import FITS, Line, Trees, Vectors, regressor_from_plain
+from cost_models.regressors import FITS, HELD, Line, Trees, Vectors, regressor_from_plain
 
 
 def data(count: int = 200) -> tuple[Vectors, Vectors, Vectors]:
@@ -38,6 +38,14 @@ def test_arrays_predict_as_scikit_learn_does(kind: str, theirs: Any) -> None:
     new = data(300)[0] * 1.5
     ours = FITS[kind](vectors, target, weights, 7).predict(new)
     assert ours == pytest.approx(theirs.fit(vectors, target, weights).predict(new), abs=1e-9)
+
+
+def test_of_what_is_learned_a_part_is_believed() -> None:
+    vectors, target, weights = data()
+    all_of_it = FITS["boosting"](vectors, target, weights, 3).predict(vectors)
+    assert FITS["learned"](vectors, target, weights, 3).predict(vectors) == pytest.approx(
+        HELD * all_of_it
+    )
 
 
 @pytest.mark.parametrize("kind", sorted(FITS))

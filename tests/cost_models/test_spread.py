@@ -13,17 +13,17 @@ from cost_models.regressors import Vectors
 from cost_models.spread import Spread, fit_spread, known, spread_from_plain
 
 
-def drawn(count: int, seed: int) -> tuple[Vectors, Vectors, Vectors, Vectors, Vectors]:
-    """Errors, vectors, residuals, novelties and discords: errors grow with the passes, and
-    threefold with novelty."""
+def drawn(count: int, seed: int) -> tuple[Vectors, Vectors, Vectors, Vectors]:
+    """Errors, vectors, residuals and novelties: errors grow with the passes, and threefold with
+    novelty."""
     draw = np.random.default_rng(seed)
     vectors = draw.normal(size=(count, len(VECTOR)))
     passes = draw.uniform(1, 6, count)
     vectors[:, VECTOR.index("log2_passes")] = passes
     novelty = draw.uniform(0, 2, count)
     scale = 0.01 * passes * (1 + novelty)
-    residual, discord = draw.normal(0, 0.1, count), draw.uniform(0, 0.1, count)
-    return scale * draw.standard_normal(count), vectors, residual, novelty, discord
+    residual = draw.normal(0, 0.1, count)
+    return scale * draw.standard_normal(count), vectors, residual, novelty
 
 
 def covered(spread: Spread, part: slice, count: int = 3000) -> float:
@@ -57,17 +57,16 @@ def test_of_every_length_that_was_held_out_nine_of_ten_lie_within() -> None:
 
 def test_spreads_follow_what_errors_follow() -> None:
     spread = fit_spread(*drawn(1500, 0))
-    _, vectors, residual, _, discord = drawn(2, 2)
+    _, vectors, residual, _ = drawn(2, 2)
     vectors[:] = vectors[0]
     residual[:] = 0.0
-    discord[:] = 0.05
     few, many = vectors.copy(), vectors.copy()
     few[:, VECTOR.index("log2_passes")] = 1
     many[:, VECTOR.index("log2_passes")] = 6
     near, far = np.full(2, 0.1), np.full(2, 1.9)
-    lone = spread.of(few, residual, near, discord)
-    assert (spread.of(many, residual, near, discord) > 1.5 * lone).all()
-    assert (spread.of(few, residual, far, discord) > 1.5 * lone).all()
+    lone = spread.of(few, residual, near)
+    assert (spread.of(many, residual, near) > 1.5 * lone).all()
+    assert (spread.of(few, residual, far) > 1.5 * lone).all()
 
 
 def test_a_handful_of_errors_gives_a_prudent_spread() -> None:

@@ -81,7 +81,7 @@ def damaged(change: Callable[[dict[str, Any]], Any], path: Path) -> Path:
         lambda row: row.pop("model"),
         lambda row: row["model"].update(kind="os.system"),
         lambda row: row["model"]["fitted"]["regressor"].update(type="pickle"),
-        lambda row: row["model"]["fitted"]["regressor"]["first"].update(roots=[10**9]),
+        lambda row: row["model"]["fitted"]["regressor"].update(roots=[10**9]),
         lambda row: row["samples"][0]["features"].pop("flops"),
         lambda row: row["ceilings"].update(launch_s=0),
         lambda row: row.update(samples=[3]),
