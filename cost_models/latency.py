@@ -2,9 +2,9 @@
 
     latency = unchunked + sum over classes of whole * (exp(log_ratio) - 1 + bias)
 
-with ``whole`` the time of all occurrences of a class, run whole, known to ``WHOLE_SPREAD``. Confirmed runs show what the sum
-leaves out; that is shared out among the classes of the plans as a ``bias``, by ridge regression
-towards none.
+with ``whole`` the time of all occurrences of a class, run whole, known to ``WHOLE_SPREAD``.
+Confirmed runs show what the sum leaves out; that is shared out among the classes of the plans as a
+``bias``, by ridge regression towards none.
 """
 
 from __future__ import annotations
