@@ -56,7 +56,7 @@ class Reference:
 
     Attributes:
         parts: the roofline's time of the unchanged graph.
-        unchunked_ms: its measured time, from runs in turns with those of other lengths.
+        unchunked_ms: its measured time.
     """
 
     model: str

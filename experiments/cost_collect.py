@@ -1,4 +1,4 @@
-"""Collects the data on which cost models and search are judged; a quarter of an hour on one core.
+"""Collects the data on which cost models and search are judged; half an hour on one core.
 
 For each subject and length it times all region classes alone (``autochunk profile``), and runs
 every plan of a small space for real, whole model, in turns: the reference set::
