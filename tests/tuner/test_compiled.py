@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from tuner import apply
 from tuner.compile_options import CompileOptions, parse_compile
 from tuner.measure.cpu import CpuBackend
 from tuner.measure.protocol import Peak
-from tuner.runtime import applied, compiled_run
+from tuner.runtime import applied, compiled_run, compiler_start
 from tuner.runtime.compiled import CompiledPiece, Compiler
 from tuner.runtime.compiled_run import Outcome, Tried, try_compiled
 from tuner.runtime.generate import generate
@@ -221,6 +222,38 @@ def test_a_peak_measured_before_is_not_measured_again(
         file.write_text('"little"', encoding="ascii")
     apply(model, (x,), memory_budget=0.3, compile=True)
     assert len(measured) == 4 and measured[3] == measured[0]
+
+
+def test_without_loops_a_peak_is_known_by_its_sizes(
+    model: nn.Module, cache: Path, measured: list[int]
+) -> None:
+    """The code is the same then: nothing but the inputs tells one length from another."""
+    for length in (203, 202):
+        apply(model, (torch.randn(1, length, WIDTH),), memory_budget=1.0, compile=True)
+    assert len(set(measured)) == 2
+
+
+def test_the_compilers_own_start_is_made_once_and_fails_quietly(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from torch._inductor import codecache, cpu_vec_isa
+
+    called: list[str] = []
+
+    def fail(name: str) -> None:
+        called.append(name)
+        raise OSError("no compiler")
+
+    monkeypatch.setattr(codecache, "torch_key", lambda: fail("key"))
+    monkeypatch.setattr(cpu_vec_isa, "pick_vec_isa", lambda: fail("instructions"))
+    monkeypatch.setattr(compiler_start, "_STARTED", threading.Event())
+    with caplog.at_level(logging.INFO, "autochunk"):
+        for _ in range(2):
+            compiler_start.start_compiler("cpu")
+            for thread in threading.enumerate():
+                if thread.name == "autochunk-compiler-start":
+                    thread.join(30)
+    assert sorted(called) == ["instructions", "key"] and not caplog.records
 
 
 def test_what_was_over_the_budget_before_is_not_compiled_again(
