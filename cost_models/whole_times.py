@@ -53,12 +53,16 @@ class Unchunked:
 
 
 def unchunked_from_plain(row: Mapping[str, Any]) -> Unchunked:
-    """The inverse of :meth:`Unchunked.plain`.
+    """The inverse of :meth:`Unchunked.plain`. Rows of ledgers from before the parts were told apart
+    hold the roofline's time alone, which is taken to be products': it scales all parts alike.
 
     Raises:
-        KeyError: something is missing; the row is of another version.
+        KeyError: something is missing.
     """
-    parts = Parts(*(float(row[name]) for name in ("launch_s", "product_s", "other_s")))
+    if "launch_s" in row:
+        parts = Parts(*(float(row[name]) for name in ("launch_s", "product_s", "other_s")))
+    else:
+        parts = Parts(0.0, float(row["roofline_s"]), 0.0)
     return Unchunked(str(row["model"]), int(row["length"]), parts, float(row["unchunked_ms"]))
 
 

@@ -69,7 +69,7 @@ def read_baselines(path: Path) -> tuple[Unchunked, ...]:
     found = {
         (row["model"], row["length"]): unchunked_from_plain(row)
         for row in read_ledger(path)
-        if row["kind"] == "unchunked" and "launch_s" in row  # (older rows are of another version)
+        if row["kind"] == "unchunked"
     }
     return tuple(found.values())
 

@@ -56,4 +56,12 @@ def test_latencies_are_read_as_they_were_written() -> None:
     assert unchunked_from_plain(one.plain()) == one
     assert one.known == (SMALL, 0.0125)
     with pytest.raises(KeyError):
-        unchunked_from_plain({"model": "m", "length": 64, "roofline_s": 1.0, "unchunked_ms": 1.0})
+        unchunked_from_plain({"model": "m", "length": 64, "unchunked_ms": 1.0})
+
+
+def test_a_latency_from_an_older_ledger_scales_all_parts_alike() -> None:
+    old = {"model": "m", "length": 64, "roofline_s": MIDDLE.total_s, "unchunked_ms": 3e3}
+    one = unchunked_from_plain(old)
+    assert calibrate([one.known]).seconds(LARGE) == pytest.approx(
+        3 * LARGE.total_s / MIDDLE.total_s
+    )
