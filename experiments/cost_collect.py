@@ -6,10 +6,15 @@ every plan of a small space for real, whole model, in turns: the reference set::
     python -m experiments.cost_collect --output runs/cost     # ledgers
     python -m experiments.cost_collect --output runs/cost --export experiments/results/cpu
 
-Times are process CPU time with one thread, under an allocator that keeps what it was given: with
-the C library's defaults large tensors come from the system anew in every call, and their page
-faults, which depend on all that the process did before, moved the time of one and the same call by
-up to 60 % (a UNet at 32 x 32: 105 ms, of which 40 in the kernel, against 65).
+Started again, it goes on where it stopped. On a GPU all subjects can be collected at once, eight
+minutes: they are captured and analysed side by side, and measured in turns::
+
+    python -m experiments.cost_collect --device cuda --jobs 8 --seconds 100 --output runs/cost
+
+On a CPU, times are process CPU time with one thread, under an allocator that keeps what it was
+given: with the C library's defaults large tensors come from the system anew in every call, and
+their page faults, which depend on all that the process did before, moved the time of one and the
+same call by up to 60 % (a UNet at 32 x 32: 105 ms, of which 40 in the kernel, against 65).
 """
 
 from __future__ import annotations
@@ -21,8 +26,13 @@ import itertools
 import json
 import math
 import os
+import queue
+import shutil
 import statistics
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -34,7 +44,7 @@ os.environ.update({**QUIET, **KEEPING, "OMP_NUM_THREADS": "1"})
 from cost_models.features import FEATURES_VERSION, loop_features
 from cost_models.times import graph_parts
 from experiments.cost_lengths import unchunked_ms
-from experiments.cost_subjects import SUBJECTS, CostSubject
+from experiments.cost_subjects import CostSubject, subjects_on
 from search_space.classes import RegionClass, choice_form
 from search_space.errors import BudgetError
 from search_space.plan import Plan
@@ -43,7 +53,7 @@ from search_space.space import SearchSpace, overlap
 from tuner.journal import Journal
 from tuner.ledger import Ledger, read_ledger
 from tuner.measure.timing import log_ratio
-from tuner.measured import Confirmed
+from tuner.measured import Confirmed, Described
 from tuner.measurer import Measurer
 from tuner.profile import run_profile
 from tuner.progress import Silent
@@ -56,10 +66,14 @@ SIZES = 3
 BUDGETS = (0.5, 0.35, 0.25)
 """Shares of the unchunked peak whose analytic plans say which classes matter."""
 
-_LEDGERS = {"samples": "ledger.jsonl", "reference": "reference.jsonl"}
+PARTS = ("profile", "reference")
+_LEDGERS = {"samples": "profile/ledger.jsonl", "reference": "reference/reference.jsonl"}
 """Where the rows of each data file are from."""
 
-CONFIRM = {"warmup": 1, "repeats": 6, "timeout_s": 600.0}
+_CEILINGS = "ceilings.jsonl"
+"""The device's, measured once: what is learned across subjects must not differ by them."""
+
+CONFIRM: Mapping[str, Any] = {"warmup": 1, "repeats": 6, "timeout_s": 600.0, "wait_s": 300.0}
 
 PASSES = 2
 """Processes that run every plan: a process places its memory once, and all its runs share that."""
@@ -125,25 +139,41 @@ def reference(subject: CostSubject, folder: Path) -> None:
     """Run every plan of the small space of each length, in two processes one after the other; rows
     go to a ledger of its own."""
     config = subject.config(folder, confirm=CONFIRM)
+    path = folder / "reference.jsonl"
+    rows = read_ledger(path) if path.exists() else ()
+    known = {row["length"] for row in rows if row["kind"] == "reference"}
+    lengths = [length for length in subject.lengths if length not in known]
     journals = [folder / f"runs{number}.jsonl" for number in range(PASSES)]
-    unchunked = unchunked_ms(subject.name, folder)
-    with Ledger(folder / "reference.jsonl") as kept, contextlib.ExitStack() as stack:
+    with Ledger(path) as kept, contextlib.ExitStack() as stack:
         measurers = [
             stack.enter_context(
-                Measurer(config, Journal(stack.enter_context(Ledger(path))))
+                Measurer(config, Journal(stack.enter_context(Ledger(journal))))
             )
-            for path in journals
+            for journal in journals
         ]
         environment, ceilings = measurers[0].environment()
         probe = Prober()
-        for length in subject.lengths:
-            described, *_ = [measurer.describe(length) for measurer in measurers]
+        threads = stack.enter_context(ThreadPoolExecutor(PASSES + 1))
+        whole = threads.submit(unchunked_ms, subject, folder)
+
+        def describe(measurer: Measurer) -> list[Described]:
+            return [measurer.describe(length) for length in lengths]
+
+        found, *_ = threads.map(describe, measurers)
+        unchunked = whole.result()
+        for described in found:
+            length = described.length
             analysis = Analysis(described.graph, described.bindings, ceilings, probe)
             space = small_space(analysis)
             plans = plans_of(space)
-            passes = [_timed(measurer, length, tuple(plans)) for measurer in measurers]
-            counts = [len(timed) for timed in passes]
-            print(f"{subject.name} at {length}: {counts} of {len(plans)} plans", flush=True)
+            # once is enough: the processes run the same code
+            checked = [measurers[0].check(length, plan, None) for plan in plans]
+            good = [one for one in checked if one.status == "ok"]
+            passes = [
+                {one.plan: one for one in measurer.together(length, good, None)}
+                for measurer in measurers
+            ]
+            print(f"{subject.name} at {length}: {len(good)} of {len(plans)} plans", flush=True)
             classes = zip(space.classes, space.grids, strict=True)
             kept.append("reference", {
                 "version": FEATURES_VERSION,
@@ -156,13 +186,6 @@ def reference(subject: CostSubject, folder: Path) -> None:
                 "classes": [_class_row(analysis, item, grid) for item, grid in classes],
                 "runs": list(_run_rows(passes, plans, unchunked[length])),
             })  # fmt: skip
-
-
-def _timed(measurer: Measurer, length: int, plans: Sequence[Plan]) -> dict[Plan, Confirmed]:
-    """Every plan that gives the model's outputs, all timed in turns."""
-    done = [measurer.check(length, plan, None) for plan in plans]
-    good = [one for one in done if one.status == "ok"]
-    return {one.plan: one for one in measurer.together(length, good, None)}
 
 
 def _class_row(analysis: Analysis, item: RegionClass, grid: Sequence[int]) -> dict[str, Any]:
@@ -224,30 +247,91 @@ def export(folders: Sequence[Path], target: Path) -> None:
         print(f"{path}: {len(lines)} rows, {path.stat().st_size / 2**10:.0f} KiB")
 
 
+def collect(subject: CostSubject, part: str, options: argparse.Namespace) -> None:
+    """One part of one subject, in this process."""
+    folder = options.output / subject.name / part
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("ledger.jsonl",) if part == "profile" else ("runs0.jsonl",):
+        if not (folder / name).exists():
+            shutil.copyfile(options.output / _CEILINGS, folder / name)
+    if part == "reference":
+        reference(subject, folder)
+        return
+    config = subject.config(folder, confirm=CONFIRM)
+    found = run_profile(config, options.seconds, Told(), most_classes=options.classes)
+    print(f"{subject.name}: {len(found.samples)} samples, {found.failed} classes failed")
+
+
+def measure_ceilings(subject: CostSubject, output: Path) -> None:
+    """The device's ceilings, for all subjects; nothing where they are known."""
+    if (output / _CEILINGS).exists():
+        return
+    output.mkdir(parents=True, exist_ok=True)
+    config = subject.config(output, confirm=CONFIRM)
+    with (
+        Ledger(output / _CEILINGS) as ledger,
+        Measurer(config, Journal(ledger)) as measurer,
+    ):
+        measurer.environment()
+
+
+def at_once(
+    jobs: Sequence[tuple[CostSubject, str]], options: argparse.Namespace
+) -> list[str]:
+    """Each job in a process of its own, so many at a time; the names of those that failed."""
+
+    cores: queue.SimpleQueue[int] = queue.SimpleQueue()
+    for core in options.cores or ():
+        cores.put(core)
+
+    def run(job: tuple[CostSubject, str]) -> str:
+        subject, part = job
+        command = [
+            sys.executable, "-m", "experiments.cost_collect", "--device", options.device,
+            "--output", str(options.output), "--subjects", subject.name, "--parts", part,
+            "--seconds", str(options.seconds), "--classes", str(options.classes),
+        ]  # fmt: skip
+        core = cores.get() if options.cores else None
+        pinned = [] if core is None else ["--cores", str(core)]
+        code = subprocess.run([*command, *pinned], check=False).returncode
+        if core is not None:
+            cores.put(core)
+        return f"{subject.name} {part}" if code else ""
+
+    with ThreadPoolExecutor(options.jobs) as threads:
+        return [name for name in threads.map(run, jobs) if name]
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Collect, or export what was collected."""
     parser = argparse.ArgumentParser(description="data for judging cost models and search")
     parser.add_argument("--output", type=Path, required=True, help="folder of the ledgers")
     parser.add_argument("--export", type=Path, help="only write the compressed data files there")
-    parser.add_argument("--subjects", nargs="*", default=[one.name for one in SUBJECTS])
-    parser.add_argument("--parts", nargs="*", default=["profile", "reference"])
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--subjects", nargs="*", help="only these")
+    parser.add_argument("--parts", nargs="*", default=PARTS, choices=PARTS)
     parser.add_argument("--seconds", type=float, default=60.0, help="of a length's profile")
     parser.add_argument("--classes", type=int, default=40, help="timed at a length, at most")
+    parser.add_argument("--jobs", type=int, default=1, help="parts of subjects, at once")
+    parser.add_argument("--cores", nargs="*", type=int, help="one for each of the jobs at once")
     options = parser.parse_args(arguments)
-    chosen = [one for one in SUBJECTS if one.name in options.subjects]
+    chosen = [
+        one for one in subjects_on(options.device)
+        if not options.subjects or one.name in options.subjects
+    ]  # fmt: skip
     if options.export:
         export([options.output / one.name for one in chosen], options.export)
         return 0
-    for subject in chosen:
-        folder = options.output / subject.name
-        if "profile" in options.parts:
-            config = subject.config(folder)
-            found = run_profile(
-                config, options.seconds, Told(), most_classes=options.classes
-            )
-            print(f"{subject.name}: {len(found.samples)} samples, {found.failed} classes failed")
-        if "reference" in options.parts:
-            reference(subject, folder)
+    measure_ceilings(chosen[0], options.output)
+    jobs = [(one, part) for one in reversed(chosen) for part in reversed(options.parts)]
+    if options.jobs > 1:
+        failed = at_once(jobs, options)
+        print(f"failed: {', '.join(failed) or 'none'}")
+        return 1 if failed else 0
+    if options.cores:
+        os.sched_setaffinity(0, options.cores)
+    for subject, part in jobs:
+        collect(subject, part, options)
     return 0
 
 

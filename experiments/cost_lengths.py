@@ -10,7 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from experiments.cost_subjects import ROOT, SUBJECTS
+import torch
+
+from experiments.cost_subjects import ROOT, CostSubject, subjects_on
 from search_space.space import make_plan
 from tuner.factory import build
 from tuner.measure.backends import backend_for
@@ -21,12 +23,15 @@ from tuner.runtime.apply import apply_plan
 from tuner.runtime.captures import Captures
 
 _ROUNDS = 40
+_PATIENCE_S = 600.0
+"""A turn on a device is waited for as long."""
 
 
-def unchunked_ms(name: str, folder: Path) -> dict[int, float]:
-    """CPU milliseconds of a subject's unchanged graph, by length."""
+def unchunked_ms(subject: CostSubject, folder: Path) -> dict[int, float]:
+    """Milliseconds of a subject's unchanged graph, by length: what decides on its device."""
     target = "experiments.cost_lengths:Session"
-    with Isolated(target, {"name": name}, log=folder / "lengths.log") as session:
+    spec = {"name": subject.name, "device": subject.device}
+    with Isolated(target, spec, log=folder / "lengths.log") as session:
         found = session.request({}, 600.0)
     return {int(length): float(ms) for length, ms in found["unchunked_ms"].items()}
 
@@ -35,12 +40,14 @@ class Session:
     """The measuring end, in a process of its own."""
 
     def __init__(self, spec: dict[str, Any]) -> None:
-        self._subject = next(one for one in SUBJECTS if one.name == spec["name"])
+        wanted = subjects_on(spec["device"])
+        self._subject = next(one for one in wanted if one.name == spec["name"])
 
     def handle(self, request: dict[str, Any]) -> dict[str, Any]:
         """Time all lengths."""
         config = self._subject.config(Path())
-        subject = build(config.model, "cpu", ROOT)
+        backend = backend_for(self._subject.device)
+        subject = build(config.model, backend.device, ROOT)
         captures = Captures(subject.model)
         calls = {}
         for length in self._subject.lengths:
@@ -51,7 +58,8 @@ class Session:
         repeats = Repeats(
             warmup=2, repeats=_ROUNDS, most=_ROUNDS, budget_s=300.0, settled=True, least_ms=20.0
         )
-        samples = interleave(backend_for("cpu"), calls, repeats)
+        with backend.turn(_PATIENCE_S), torch.no_grad():
+            samples = interleave(backend, calls, repeats)
         found = {name: quick(one.decisive_ms) for name, one in samples.items()}
         return {"status": Status.OK.value, "unchunked_ms": found}
 

@@ -30,6 +30,9 @@ from tuner.measure.backends import backend_for
 from tuner.measure.protocol import Repeats, Status
 from tuner.measure.timing import interleave, median, ratio
 
+_PATIENCE_S = 60.0
+"""A campaign that measures on the same device is waited for as long."""
+
 
 class Session:
     """Measures ways to run one subject on one device.
@@ -131,9 +134,10 @@ class Session:
         calls = {name: one.call for name, one in self._ready.items()}
         if not calls:
             return {"status": Status.OK.value, "rounds": 0, "ways": {}}
-        samples = interleave(
-            self._backend, calls, Repeats(2, rounds, rounds, budget_s=seconds)
-        )
+        with self._backend.turn(_PATIENCE_S):
+            samples = interleave(
+                self._backend, calls, Repeats(2, rounds, rounds, budget_s=seconds)
+            )
         rows: dict[str, dict[str, Any]] = {}
         for name, one in samples.items():
             rows[name] = {"ms": median(one.decisive_ms), "wall_ms": median(one.wall_ms)}

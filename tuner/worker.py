@@ -11,6 +11,7 @@ import gc
 import pickle
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -136,8 +137,9 @@ class Session:
         length = request["length"]
         args, kwargs = self._inputs_at(length)
         eager = self._eager(args, kwargs)
-        eager()  # lazily made things, such as rotary tables, are no activations
-        output, peak = self._backend.peak(eager)
+        with self._turn():
+            eager()  # lazily made things, such as rotary tables, are no activations
+            output, peak = self._backend.peak(eager)
         self._references[length, EAGER] = _to_cpu(output)
         del output
         located, _ = self._located(length)
@@ -165,8 +167,9 @@ class Session:
         length = request["length"]
         applied = self._applied(decode_plan(request["plan"]), length)
         args, kwargs = self._inputs_at(length)
-        expected = self._reference(length, request["reference"])
-        output, peak = self._backend.peak(lambda: applied(*args, **kwargs))
+        with self._turn():
+            expected = self._reference(length, request["reference"])
+            output, peak = self._backend.peak(lambda: applied(*args, **kwargs))
         difference = compare(
             output, expected, self._config.confirm.rtol, self._config.confirm.atol
         )
@@ -215,14 +218,19 @@ class Session:
     ) -> dict[str, Any]:
         """Calls timed in turns; ``contended`` is the share of the time in which others had the
         device."""
-        if request["job"] != "region":  # one of many, and soon over
-            self._wait_for_the_device()
-        samples = interleave(self._backend, calls, _repeats(request))
-        return {
-            "status": "ok",
-            "samples": {name: found.plain() for name, found in samples.items()},
-            "contended": round(self._backend.contention(), 3),
-        }
+        with self._turn() as alone:
+            if request["job"] != "region":  # one of many, and soon over
+                self._wait_for_the_device()
+            samples = interleave(self._backend, calls, _repeats(request))
+            return {
+                "status": "ok",
+                "samples": {name: found.plain() for name, found in samples.items()},
+                "contended": round(self._backend.contention(), 3) if alone else 1.0,
+            }
+
+    def _turn(self) -> AbstractContextManager[bool]:
+        """The device without other campaigns of this user, if they leave it in time."""
+        return self._backend.turn(self._config.confirm.wait_s)
 
     def _wait_for_the_device(self) -> None:
         """Wait while others keep it busy, but not for ever, and not again and again."""

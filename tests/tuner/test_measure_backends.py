@@ -160,6 +160,17 @@ def test_running_out_of_memory_is_recognised(backend: Backend) -> None:
     assert backend.peak(lambda: block(backend))[1].activation_bytes == MIB
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(NO_CUDA, reason="needs a CUDA device")
+def test_a_gpu_is_one_campaigns_at_a_time() -> None:
+    first, second = CudaBackend(), CudaBackend()
+    with first.turn(0) as came, second.turn(0) as also:
+        assert came
+        assert not also
+    with second.turn(0) as came:
+        assert came
+
+
 def test_the_environment_says_what_numbers_depend_on(backend: Backend) -> None:
     found = backend.environment()
     assert {"device", "device_name", "torch"} <= set(found)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from itertools import cycle, repeat
 from math import comb
 from typing import Any
@@ -46,6 +47,9 @@ class Scripted:
 
     def is_fatal(self, error: BaseException) -> bool:
         return False
+
+    def turn(self, most_s: float) -> AbstractContextManager[bool]:
+        return nullcontext(True)
 
     def contention(self) -> float:
         return 0.0

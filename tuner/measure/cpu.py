@@ -7,6 +7,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -50,6 +51,10 @@ class CpuBackend:
 
     def is_fatal(self, error: BaseException) -> bool:
         return False
+
+    def turn(self, most_s: float) -> AbstractContextManager[bool]:
+        # processes of one machine may have cores of their own; the scheduler tells if they do not
+        return nullcontext(True)
 
     def contention(self) -> float:
         now = _scheduled()

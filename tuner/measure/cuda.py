@@ -7,12 +7,14 @@ import platform
 import subprocess
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 
 from tuner.environment import device_name
 from tuner.measure.protocol import Peak
+from tuner.measure.turns import Turns
 
 _OUT_OF_MEMORY = (
     "CUBLAS_STATUS_ALLOC_FAILED",
@@ -30,7 +32,6 @@ class CudaBackend:
 
     def __init__(self, device: str = "cuda") -> None:
         self.device = device
-        self._quiet_until = 0.0
         index = torch.device(device).index
         if index is not None:  # without one it is the current device
             torch.cuda.set_device(index)
@@ -40,6 +41,8 @@ class CudaBackend:
             (small @ small).sum().item()
             torch.bmm(small[None], small[None]).sum().item()
             torch.nn.functional.linear(small, small, small[0]).sum().item()
+        self._uuid = str(torch.cuda.get_device_properties(torch.device(device)).uuid)
+        self._turns = Turns(self._uuid)
 
     def time_call(self, call: Callable[[], Any]) -> tuple[float, float]:
         first = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
@@ -82,23 +85,25 @@ class CudaBackend:
             return not isinstance(error, torch.cuda.OutOfMemoryError)
         return isinstance(error, RuntimeError) and "CUDA error" in str(error)
 
+    def turn(self, most_s: float) -> AbstractContextManager[bool]:
+        return self._turns.take(most_s)
+
     def contention(self) -> float:
-        if self._quiet_until > time.monotonic():
+        if self._turns.is_quiet:
             return 0.0
         # the driver tells of the last second, in which this process must not have run anything
         torch.cuda.synchronize()
         time.sleep(1.1)
         asked = ["nvidia-smi", "--query-gpu=uuid,utilization.gpu", "--format=csv,noheader,nounits"]
-        own = str(torch.cuda.get_device_properties(torch.device(self.device)).uuid)
         try:
             told = subprocess.run(asked, capture_output=True, text=True, timeout=10, check=True)
         except (OSError, subprocess.SubprocessError):
             return 0.0
         for line in told.stdout.splitlines():
             name, _, share = line.partition(",")
-            if own in name and share.strip().isdigit() and int(share):
+            if self._uuid in name and share.strip().isdigit() and int(share):
                 return int(share) / 100
-        self._quiet_until = time.monotonic() + 30.0
+        self._turns.found_quiet()
         return 0.0
 
     def environment(self) -> Mapping[str, str]:

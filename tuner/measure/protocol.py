@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any, Protocol
@@ -107,6 +108,10 @@ class Backend(Protocol):
 
     def is_fatal(self, error: BaseException) -> bool:
         """Whether the process cannot be trusted after it."""
+
+    def turn(self, most_s: float) -> AbstractContextManager[bool]:
+        """Keep other campaigns of this user from the device while it is held. They are waited for,
+        up to so many seconds; what it gives says whether the turn came."""
 
     def contention(self) -> float:
         """The share of the time that others have had the device lately: since the last call, or for
