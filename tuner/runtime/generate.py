@@ -10,6 +10,7 @@ from torch import fx
 from search_space.plan import Plan
 from tuner.runtime.analysis import Analysis
 from tuner.runtime.rewrite import rewrite
+from tuner.runtime.weights import WEIGHTS, Weights
 
 
 def generate(
@@ -31,5 +32,7 @@ def with_weights_of(module: fx.GraphModule, model: torch.nn.Module) -> fx.GraphM
     """The same generated code, reading its weights from another model. Nothing is copied."""
     made = object.__new__(type(module))
     vars(made).update(vars(module))
-    vars(made)["_modules"] = {**module._modules, "model": model}
+    reader = module._modules[WEIGHTS]
+    assert isinstance(reader, Weights)
+    vars(made)["_modules"] = {**module._modules, WEIGHTS: reader.of(model)}
     return made

@@ -11,6 +11,7 @@ import torch
 from torch import fx
 
 from search_space.causal_attention import causal_attention
+from tuner.runtime.weights import is_weight
 
 _LEAST_KERNELS = 2
 """Pieces of fewer kernels have nothing to fuse."""
@@ -47,7 +48,7 @@ class Order:
             if self._may_compile(node):
                 run.append(node)
                 continue
-            if node.op in ("placeholder", "get_attr") or node in self._numbers:
+            if _is_leaf(node) or node in self._numbers:
                 yield [node]  # (what reads it comes later: it does not end a run)
                 continue
             yield from self._run(run)
@@ -57,7 +58,7 @@ class Order:
 
     def _ordered(self) -> list[fx.Node]:
         def is_early(node: fx.Node) -> bool:
-            return node.op in ("placeholder", "get_attr") or node in self._numbers or (
+            return _is_leaf(node) or node in self._numbers or (
                 node.op == "call_function"
                 and not self._may_compile(node)
                 and bool(node.all_input_nodes)
@@ -80,12 +81,16 @@ class Order:
         return len(kernels) >= _LEAST_KERNELS and not any(map(_has_several, leaving))
 
     def _may_compile(self, node: fx.Node) -> bool:
-        if node.op != "call_function" or node.target is causal_attention:
+        if node.op != "call_function" or node.target is causal_attention or is_weight(node):
             return False
         if node in self._numbers:
             return False
         # numbers that are not fixed would be sizes that change from pass to pass
         return all(one in self.fixed or one not in self._numbers for one in node.all_input_nodes)
+
+
+def _is_leaf(node: fx.Node) -> bool:
+    return node.op in ("placeholder", "get_attr") or is_weight(node)
 
 
 def _is_arithmetic(node: fx.Node) -> bool:

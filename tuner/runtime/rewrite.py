@@ -17,9 +17,11 @@ from torch import fx
 
 from search_space.body import entry_key
 from search_space.graph import (
+    BUFFER,
     CONSTANT,
     INPUT,
     LEAVES,
+    PARAMETER,
     Affine,
     Argument,
     Path,
@@ -33,6 +35,7 @@ from search_space.regions import Loop
 from search_space.schedule import schedule
 from search_space.torch_ops import torch_op, torch_value
 from tuner.runtime.loop import ChunkLoop, Output, Sliced
+from tuner.runtime.weights import WEIGHTS, Route, Weights, is_weight
 
 
 def rewrite(
@@ -50,17 +53,27 @@ def rewrite(
     made = fx.Graph()
     values: dict[int, fx.Node] = {}
     for node in graph.nodes:
-        if node.kind in LEAVES:
-            values[node.index] = _leaf(made, node)
+        if node.kind == INPUT:
+            values[node.index] = made.placeholder(node.label)
+    reader = made.call_module(WEIGHTS)
+    for node in graph.nodes:
+        if node.kind in LEAVES - {INPUT}:
+            values[node.index] = _leaf(made, node, reader)
 
     def call(index: int) -> fx.Node:
         return _call(made, graph.nodes[index], values)
 
     modules = _emit(made, program, values, call)
     made.output(tuple(_argument(value, values) for value in graph.outputs))
+    read = {
+        values[node.index]: node.op for node in graph.nodes
+        if node.kind in (PARAMETER, BUFFER) and values[node.index].users
+    }  # fmt: skip
+    for place, weight in enumerate(read):
+        weight.args = (reader, place)
     _drop_unused_leaves(made)
     root = fx.GraphModule(torch.nn.Module(), fx.Graph(), "Chunked")
-    root.model = model
+    root.add_module(WEIGHTS, Weights(Route.to(tuple(read.values()), model), model))
     root.constants = torch.nn.Module()
     for name, tensor in constants.items():
         root.constants.register_buffer(_constant_name(name), tensor, persistent=False)
@@ -246,11 +259,11 @@ def _affine(
     return total
 
 
-def _leaf(made: fx.Graph, node: SizedNode) -> fx.Node:
-    if node.kind == INPUT:
-        return made.placeholder(node.label)
-    place = f"constants.{_constant_name(node.op)}" if node.kind == CONSTANT else f"model.{node.op}"
-    return made.create_node("get_attr", place, name=node.label)
+def _leaf(made: fx.Graph, node: SizedNode, reader: fx.Node) -> fx.Node:
+    if node.kind == CONSTANT:
+        place = f"constants.{_constant_name(node.op)}"
+        return made.create_node("get_attr", place, name=node.label)
+    return made.create_node("call_function", operator.getitem, (reader, 0), name=node.label)
 
 
 def _constant_name(name: str) -> str:
@@ -259,8 +272,8 @@ def _constant_name(name: str) -> str:
 
 
 def _drop_unused_leaves(made: fx.Graph) -> None:
-    for node in list(made.nodes):
-        if node.op == "get_attr" and not node.users:
+    for node in reversed(list(made.nodes)):
+        if not node.users and (node.op == "get_attr" or is_weight(node)):
             made.erase_node(node)
 
 
