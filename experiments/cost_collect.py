@@ -6,10 +6,11 @@ every plan of a small space for real, whole model, in turns: the reference set::
     python -m experiments.cost_collect --output runs/cost     # ledgers
     python -m experiments.cost_collect --output runs/cost --export experiments/results/cpu
 
-Started again, it goes on where it stopped. On a GPU all subjects can be collected at once, eight
-minutes: they are captured and analysed side by side, and measured in turns::
+Started again, it goes on where it stopped. On a GPU, some twenty minutes, several subjects can be
+collected at once: they are captured and analysed side by side, and measured in turns. Not more than
+the machine has cores to spare for: what waits for launches is timed wrong where those wait::
 
-    python -m experiments.cost_collect --device cuda --jobs 8 --seconds 100 --output runs/cost
+    python -m experiments.cost_collect --device cuda --jobs 2 --seconds 100 --output runs/cost
 
 On a CPU, times are process CPU time with one thread, under an allocator that keeps what it was
 given: with the C library's defaults large tensors come from the system anew in every call, and

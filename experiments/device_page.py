@@ -82,7 +82,8 @@ warm call; times are of CUDA events, medians of runs in turns. Float32 is exact:
 `ours SHARE` is `apply(model, args, memory_budget=SHARE)`, analytic, nothing tuned; `kept` adds
 `kernels="keep"`, so that attention stays as the model writes it; `compiled` adds `compile=True`,
 whose peak is measured when it is made, so that its prediction is no prediction (in run a it was the
-uncompiled plan's). Which kernels the time goes into: [kernels.md](kernels.md). Errors are relative
+uncompiled plan's). Which kernels the time goes into: [kernels.md](kernels.md); how well
+regions are predicted: [cost_card.md](cost/cost_card.md). Errors are relative
 to the largest value; in bfloat16, root mean squares against float32, over the eager model's own."""
 
 
