@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import logging
 import os
 import resource
 import time
@@ -27,6 +28,12 @@ from tuner.measure.timing import interleave, median, ratio
 
 FIXED = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0", "MALLOC_TOP_PAD_": "0"}
 """With these the C library gives memory back at once, so that the resident set is what is used."""
+
+
+_MCL_CURRENT = 1
+"""Of Linux's ``mlockall``: the pages that are mapped now."""
+
+log = logging.getLogger(__name__)
 
 
 class Session:
@@ -127,10 +134,15 @@ def _reset_high_water() -> int:
     """Let the kernel count the high-water mark from here on; bytes resident now.
 
     What the process has freed and the C library kept is given back before: a call that found room
-    there, as one after a compilation does, would seem to take no memory.
+    there, as one after a compilation does, would seem to take no memory. What is there is locked:
+    a kernel that takes cold pages away meanwhile, and gives them back when they are touched, would
+    move the count by tens of MiB either way.
     """
     gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)
+    library = ctypes.CDLL(None, use_errno=True)
+    library.malloc_trim(0)
+    if library.mlockall(_MCL_CURRENT):
+        log.warning("pages cannot be locked: %s", os.strerror(ctypes.get_errno()))
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     return _status("VmRSS")
 
