@@ -101,7 +101,7 @@ def expected_seconds(config: CampaignConfig, run_s: float) -> float:
     confirm = config.confirm
     plans = 1 + len(config.budgets) * (1 + confirm.top_k * config.search.rounds)
     turns = confirm.warmup + confirm.repeats
-    finalists = min(plans, 1 + len(config.budgets))
+    finalists = min(plans, 1 + 2 * len(config.budgets))  # its own, and what may be faster
     return run_s * (plans * (2 + turns) + (1 + finalists) * (turns + confirm.repeats))
 
 

@@ -46,12 +46,36 @@ def best_within(
         quick = [row for row in rows if row.ratio <= slowest]
         if quick:
             return min(quick, key=_canonical)
-        return min(rows, key=lambda row: (row.ratio, *_canonical(row)), default=None)
+        return min(rows, key=_quickest, default=None)
     fitting = [row for row in rows if row.peak_bytes <= budget_bytes]
     if not fitting:
         return None
-    best = min(fitting, key=lambda row: (row.ratio, *_canonical(row)))
+    best = min(fitting, key=_quickest)
     return min((row for row in fitting if tied(row, best)), key=_canonical)
+
+
+def finalists(
+    rows: Sequence[PlanRow], limits: Sequence[int | None], most: int
+) -> tuple[PlanRow, ...]:
+    """The rows to be measured again, closely: every budget's own, the fastest of all and within
+    each, though it may be tied with that one for now, and the frontier, up to so many.
+
+    Few runs leave wide intervals: of two plans that are tied for now, the one of the lower peak
+    would be a budget's own for good, however much slower more runs would show it to be.
+    """
+    own = [best_within(rows, limit) for limit in limits]
+    tops = [math.inf, *(limit for limit in limits if limit is not None)]
+    fastest = [
+        min((row for row in rows if row.peak_bytes <= top), default=None, key=_quickest)
+        for top in tops
+    ]
+    needed = dict.fromkeys(row for row in own if row is not None)
+    more = dict.fromkeys(row for row in (*fastest, *frontier(rows)) if row is not None)
+    return tuple({**needed, **more})[: max(most, len(needed))]
+
+
+def _quickest(row: PlanRow) -> tuple[object, ...]:
+    return row.ratio, *_canonical(row)
 
 
 def tied(slower: PlanRow, faster: PlanRow, noise: float = NOISE) -> bool:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from search_space.plan import Choice, Plan, Region
 from tuner.database import PlanRow
-from tuner.frontier import MOST, NOISE, best_within, frontier, thinned
+from tuner.frontier import MOST, NOISE, best_within, finalists, frontier, thinned
 
 FIRST, SECOND = Region((10, 11), (0, 0)), Region((20, 21), (0, 0))
 UNCHANGED = Plan("f")
@@ -73,6 +73,28 @@ def test_a_budget_takes_the_fastest_that_fits() -> None:
     assert best_within(rows, 29) == rows[1]
     assert best_within(rows, 10) == rows[0]
     assert best_within(rows, 9) is None
+
+
+def test_a_plan_that_may_be_faster_is_measured_again() -> None:
+    # after few runs these are tied, and the lower peak is the budget's own
+    low, fast = row(10, 1.05, within=0.05), row(20, 1.02, within=0.01)
+    high, slow = row(40, 1.0), row(30, 1.04)
+    rows = [low, fast, slow, high]
+    assert best_within(rows, 30) == low
+    assert frontier(rows) == (low,)
+    assert set(finalists(rows, [30, None], 8)) == {low, fast, high}
+    # closely measured, it is the winner
+    again = [row(10, 1.05), row(20, 1.02)]
+    assert best_within(again, 30) == again[1]
+
+
+def test_finalists_are_few_but_every_budgets_own_is_among_them() -> None:
+    rows = [row(10 * k, 3.0 - 0.1 * k) for k in range(1, 15)]
+    limits = [None, *(10 * k for k in range(1, 11))]
+    found = finalists(rows, limits, 3)
+    assert set(found) == {best_within(rows, limit) for limit in limits}
+    assert len(finalists(rows, [None], 3)) == 3
+    assert finalists([], [None, 10], 3) == ()
 
 
 def test_no_winner_is_crowned_whose_interval_overlaps_a_lower_peaks() -> None:

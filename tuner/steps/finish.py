@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tuner.campaign_result import BudgetResult, LengthResult
 from tuner.database import GraphEntry, LengthEntry, PlanRow, Reference, write_graph
-from tuner.frontier import best_within, frontier, thinned
+from tuner.frontier import best_within, finalists, frontier, thinned
 from tuner.limits import Allowance
 from tuner.measure.protocol import CONTENDED
 from tuner.measure.timing import median
@@ -24,15 +24,8 @@ def finish(state: State, one: Length, allowance: Allowance) -> LengthResult:
     """Time the finalists in turns, until they are known well, and keep the frontier."""
     good = one.timed()
     rows = [plan_row(done) for done in good]
-    finalists = {
-        row.plan
-        for limit in one.limits.values()
-        if (row := best_within(rows, limit)) is not None
-    }
-    for row in frontier(rows):
-        if len(finalists) < FINALISTS:
-            finalists.add(row.plan)
-    chosen = [done for done in good if done.plan in finalists]
+    last = {row.plan for row in finalists(rows, tuple(one.limits.values()), FINALISTS)}
+    chosen = [done for done in good if done.plan in last]
     if reason := chosen and allowance.exceeded():
         state.progress.note(f"length {one.length}: finalists were not timed again: {reason}")
     elif chosen:
