@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import logging
 import os
 import resource
 import time
@@ -30,11 +29,8 @@ FIXED = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0", "MALL
 """With these the C library gives memory back at once, so that the resident set is what is used."""
 
 
-_MCL_CURRENT = 1
-"""Of Linux's ``mlockall``: the pages that are mapped now."""
-
-log = logging.getLogger(__name__)
-
+_MCL_CURRENT, _MCL_ONFAULT = 1, 4
+"""Of Linux's ``mlockall``: what is mapped now, as far as it is resident (or will be)."""
 
 class Session:
     """Measures ways to run one subject, in a process of its own."""
@@ -73,9 +69,9 @@ class Session:
         ready.call()
         first = time.perf_counter() - started
         ready.call()
-        before = _reset_high_water()
+        before = reset_high_water()
         ready.call()
-        rise = _status("VmHWM") - before
+        rise = status_bytes("VmHWM") - before
         output, peak = self._backend.peak(ready.call)
         del output
         return {
@@ -130,24 +126,29 @@ def _about(ready: Ready) -> dict[str, Any]:
     }
 
 
-def _reset_high_water() -> int:
+def reset_high_water() -> int:
     """Let the kernel count the high-water mark from here on; bytes resident now.
 
     What the process has freed and the C library kept is given back before: a call that found room
     there, as one after a compilation does, would seem to take no memory. What is there is locked:
     a kernel that takes cold pages away meanwhile, and gives them back when they are touched, would
     move the count by tens of MiB either way.
+
+    Raises:
+        OSError: they cannot be locked here.
     """
     gc.collect()
     library = ctypes.CDLL(None, use_errno=True)
     library.malloc_trim(0)
-    if library.mlockall(_MCL_CURRENT):
-        log.warning("pages cannot be locked: %s", os.strerror(ctypes.get_errno()))
+    if library.mlockall(_MCL_CURRENT | _MCL_ONFAULT):
+        number = ctypes.get_errno()
+        raise OSError(number, f"pages cannot be locked: {os.strerror(number)}; run it as root, or "
+                              "raise the limit (ulimit -l unlimited)")  # fmt: skip
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    return _status("VmRSS")
+    return status_bytes("VmRSS")
 
 
-def _status(name: str) -> int:
+def status_bytes(name: str) -> int:
     """A line of this process's status, in bytes."""
     for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
         if line.startswith(name):

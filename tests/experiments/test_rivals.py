@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import copy
 import json
+import os
+import resource
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +16,7 @@ import pytest
 from experiments.reach_session import bar
 from experiments.rival_variants import BUDGETS, build, names_for, ours_for
 from experiments.rivals_page import ahead, best_for_bar, misses, page, write_page
+from experiments.rivals_session import FIXED
 from experiments.subjects import BARS
 
 MIB = 2**20
@@ -121,3 +126,30 @@ def test_subjects_offer_their_librarys_own_ways() -> None:
     assert "sdpa" not in names_for(bar("bert"), [])  # fused already
     with pytest.raises(ValueError, match="magic"):
         build(bar("gpt2"), "magic")
+
+
+_SMALL_BLOCKS = """
+import ctypes
+from experiments.rivals_session import reset_high_water, status_bytes
+
+def small():
+    kept = [ctypes.create_string_buffer(32 << 10) for _ in range(100 << 5)]
+    for block in kept:
+        block[0] = block[16 << 10] = 1
+
+small()
+before = reset_high_water()
+small()
+print((status_bytes("VmHWM") - before) / 2**20)
+"""
+
+
+def test_what_was_freed_before_does_not_hide_what_a_call_takes() -> None:
+    limit = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
+    if os.geteuid() and limit != resource.RLIM_INFINITY:
+        pytest.skip("pages cannot be locked by this user")
+    found = subprocess.run(
+        [sys.executable, "-c", _SMALL_BLOCKS], env={**os.environ, **FIXED}, capture_output=True,
+        text=True, check=True,
+    )  # fmt: skip
+    assert 100 <= float(found.stdout) < 102
