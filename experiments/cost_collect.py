@@ -32,6 +32,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -74,7 +75,7 @@ _LEDGERS = {"samples": "profile/ledger.jsonl", "reference": "reference/reference
 _CEILINGS = "ceilings.jsonl"
 """The device's, measured once: what is learned across subjects must not differ by them."""
 
-CONFIRM: Mapping[str, Any] = {"warmup": 1, "repeats": 6, "timeout_s": 600.0, "wait_s": 300.0}
+CONFIRM: Mapping[str, Any] = {"warmup": 1, "repeats": 6, "timeout_s": 600.0}
 
 PASSES = 2
 """Processes that run every plan: a process places its memory once, and all its runs share that."""
@@ -141,9 +142,11 @@ def reference(subject: CostSubject, folder: Path) -> None:
     go to a ledger of its own."""
     config = subject.config(folder, confirm=CONFIRM)
     path = folder / "reference.jsonl"
-    rows = read_ledger(path) if path.exists() else ()
+    rows = list(read_ledger(path)) if path.exists() else []
     known = {row["length"] for row in rows if row["kind"] == "reference"}
     lengths = [length for length in subject.lengths if length not in known]
+    if not lengths:
+        return
     journals = [folder / f"runs{number}.jsonl" for number in range(PASSES)]
     with Ledger(path) as kept, contextlib.ExitStack() as stack:
         measurers = [
@@ -152,16 +155,19 @@ def reference(subject: CostSubject, folder: Path) -> None:
             )
             for journal in journals
         ]
+        # by itself, and once for all lengths: they are to be compared
+        before = [row["unchunked_ms"] for row in rows if row["kind"] == "lengths"]
+        unchunked = before[-1] if before else unchunked_ms(subject, folder)
+        if not before:
+            kept.append("lengths", {"unchunked_ms": unchunked})
         environment, ceilings = measurers[0].environment()
         probe = Prober()
-        threads = stack.enter_context(ThreadPoolExecutor(PASSES + 1))
-        whole = threads.submit(unchunked_ms, subject, folder)
 
         def describe(measurer: Measurer) -> list[Described]:
             return [measurer.describe(length) for length in lengths]
 
-        found, *_ = threads.map(describe, measurers)
-        unchunked = whole.result()
+        with ThreadPoolExecutor(PASSES) as threads:
+            found, *_ = threads.map(describe, measurers)
         for described in found:
             length = described.length
             analysis = Analysis(described.graph, described.bindings, ceilings, probe)
@@ -183,9 +189,9 @@ def reference(subject: CostSubject, folder: Path) -> None:
                 "environment": environment,
                 "ceilings": asdict(ceilings),
                 "parts": asdict(graph_parts(analysis.sized, ceilings)),
-                "unchunked_ms": round(unchunked[length], 4),
+                "unchunked_ms": round(unchunked[str(length)], 4),
                 "classes": [_class_row(analysis, item, grid) for item, grid in classes],
-                "runs": list(_run_rows(passes, plans, unchunked[length])),
+                "runs": list(_run_rows(passes, plans, unchunked[str(length)])),
             })  # fmt: skip
 
 
@@ -224,7 +230,7 @@ def _run_rows(
         yield {
             "setting": dict(setting),
             "predicted_bytes": passes[0][plan].predicted_bytes,
-            "requested_bytes": max(timed[plan].requested_bytes for timed in passes),
+            "requested_bytes": passes[0][plan].requested_bytes,
             "latency_ms": round(unchunked * math.exp(mean), 4),
             "log_ratio": round(mean, 5),
             "halves": [round(half, 5) for half in found],
@@ -232,7 +238,8 @@ def _run_rows(
 
 
 def export(folders: Sequence[Path], target: Path) -> None:
-    """The samples and reference sets of all subjects as two compressed files."""
+    """The samples and reference sets of all subjects as two compressed files, each if there are
+    any."""
     rows: dict[str, list[str]] = {"samples": [], "reference": []}
     for folder in folders:
         for name, kept in rows.items():
@@ -243,6 +250,9 @@ def export(folders: Sequence[Path], target: Path) -> None:
     target.mkdir(parents=True, exist_ok=True)
     for kind, lines in rows.items():
         path = target / f"cost_{kind}.jsonl.gz"
+        if not lines:
+            print(f"{path} is left as it is: nothing is known of it in {folders[0].parent}")
+            continue
         text = "\n".join(lines) + "\n"
         path.write_bytes(gzip.compress(text.encode(), mtime=0))
         print(f"{path}: {len(lines)} rows, {path.stat().st_size / 2**10:.0f} KiB")
@@ -252,28 +262,37 @@ def collect(subject: CostSubject, part: str, options: argparse.Namespace) -> Non
     """One part of one subject, in this process."""
     folder = options.output / subject.name / part
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("ledger.jsonl",) if part == "profile" else ("runs0.jsonl",):
-        if not (folder / name).exists():
-            shutil.copyfile(options.output / _CEILINGS, folder / name)
+    ledger = folder / ("ledger.jsonl" if part == "profile" else "runs0.jsonl")
+    if not ledger.exists():
+        _copy(options.output / _CEILINGS, ledger)
     if part == "reference":
         reference(subject, folder)
         return
-    config = subject.config(folder, confirm=CONFIRM)
-    found = run_profile(config, options.seconds, Told(), most_classes=options.classes)
+    found = run_profile(
+        subject.config(folder), options.seconds, Told(), most_classes=options.classes
+    )
     print(f"{subject.name}: {len(found.samples)} samples, {found.failed} classes failed")
 
 
 def measure_ceilings(subject: CostSubject, output: Path) -> None:
     """The device's ceilings, for all subjects; nothing where they are known."""
-    if (output / _CEILINGS).exists():
+    known = output / _CEILINGS
+    if known.exists():
         return
     output.mkdir(parents=True, exist_ok=True)
-    config = subject.config(output, confirm=CONFIRM)
-    with (
-        Ledger(output / _CEILINGS) as ledger,
-        Measurer(config, Journal(ledger)) as measurer,
-    ):
-        measurer.environment()
+    with tempfile.TemporaryDirectory(dir=output) as folder:
+        path = Path(folder) / _CEILINGS
+        config = subject.config(Path(folder))
+        with Ledger(path) as ledger, Measurer(config, Journal(ledger)) as measurer:
+            measurer.environment()  # (raises where they could not be measured)
+        _copy(path, known)
+
+
+def _copy(source: Path, target: Path) -> None:
+    """All of a file or nothing, whatever happens meanwhile."""
+    part = target.with_suffix(".part")
+    shutil.copyfile(source, part)
+    part.replace(target)
 
 
 def at_once(
@@ -316,14 +335,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--jobs", type=int, default=1, help="parts of subjects, at once")
     parser.add_argument("--cores", nargs="*", type=int, help="one for each of the jobs at once")
     options = parser.parse_args(arguments)
-    chosen = [
-        one for one in subjects_on(options.device)
-        if not options.subjects or one.name in options.subjects
-    ]  # fmt: skip
+    known = {one.name: one for one in subjects_on(options.device)}
+    if strange := set(options.subjects or ()) - set(known):
+        parser.error(f"no subject {', '.join(sorted(strange))}; there are {', '.join(known)}")
+    chosen = [known[name] for name in known if name in (options.subjects or known)]
     if options.export:
         export([options.output / one.name for one in chosen], options.export)
         return 0
     measure_ceilings(chosen[0], options.output)
+    # those that take longest first
     jobs = [(one, part) for one in reversed(chosen) for part in reversed(options.parts)]
     if options.jobs > 1:
         failed = at_once(jobs, options)

@@ -13,27 +13,29 @@ from typing import Any
 import torch
 
 from experiments.cost_subjects import ROOT, CostSubject, subjects_on
+from search_space.errors import MeasurementError
 from search_space.space import make_plan
 from tuner.factory import build
 from tuner.measure.backends import backend_for
 from tuner.measure.isolate import Isolated
 from tuner.measure.protocol import Repeats, Status
 from tuner.measure.timing import interleave, quick
+from tuner.measure.turns import PATIENCE_S
 from tuner.runtime.apply import apply_plan
 from tuner.runtime.captures import Captures
 
 _ROUNDS = 40
-_PATIENCE_S = 600.0
-"""A turn on a device is waited for as long."""
 
 
-def unchunked_ms(subject: CostSubject, folder: Path) -> dict[int, float]:
+def unchunked_ms(subject: CostSubject, folder: Path) -> dict[str, float]:
     """Milliseconds of a subject's unchanged graph, by length: what decides on its device."""
     target = "experiments.cost_lengths:Session"
     spec = {"name": subject.name, "device": subject.device}
     with Isolated(target, spec, log=folder / "lengths.log") as session:
-        found = session.request({}, 600.0)
-    return {int(length): float(ms) for length, ms in found["unchunked_ms"].items()}
+        found = session.request({}, 2 * PATIENCE_S)
+    if found["status"] != Status.OK.value:
+        raise MeasurementError(f"{subject.name}: {found['status']}: {found['reason']}")
+    return {length: float(ms) for length, ms in found["unchunked_ms"].items()}
 
 
 class Session:
@@ -58,7 +60,9 @@ class Session:
         repeats = Repeats(
             warmup=2, repeats=_ROUNDS, most=_ROUNDS, budget_s=300.0, settled=True, least_ms=20.0
         )
-        with backend.turn(_PATIENCE_S), torch.no_grad():
+        with backend.turn(PATIENCE_S) as alone, torch.no_grad():
+            if not alone:
+                raise MeasurementError("another campaign keeps the device; wait for its end")
             samples = interleave(backend, calls, repeats)
         found = {name: quick(one.decisive_ms) for name, one in samples.items()}
         return {"status": Status.OK.value, "unchunked_ms": found}

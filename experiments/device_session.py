@@ -29,9 +29,7 @@ from search_space.plan import encode_plan
 from tuner.measure.backends import backend_for
 from tuner.measure.protocol import Repeats, Status
 from tuner.measure.timing import interleave, median, ratio
-
-_PATIENCE_S = 60.0
-"""A campaign that measures on the same device is waited for as long."""
+from tuner.measure.turns import PATIENCE_S
 
 
 class Session:
@@ -134,7 +132,7 @@ class Session:
         calls = {name: one.call for name, one in self._ready.items()}
         if not calls:
             return {"status": Status.OK.value, "rounds": 0, "ways": {}}
-        with self._backend.turn(_PATIENCE_S):
+        with self._backend.turn(PATIENCE_S) as alone:
             samples = interleave(
                 self._backend, calls, Repeats(2, rounds, rounds, budget_s=seconds)
             )
@@ -146,7 +144,7 @@ class Session:
                     found = ratio(one.decisive_ms, samples[other].decisive_ms)
                     rows[name][f"over_{other}"] = [found.median, found.low, found.high]
         count = len(next(iter(samples.values())).decisive_ms)
-        return {"status": Status.OK.value, "rounds": count, "ways": rows}
+        return {"status": Status.OK.value, "rounds": count, "ways": rows, "alone": alone}
 
     def classify(self, error: BaseException) -> tuple[str, bool]:
         """Memory that ran out is no crash; after an error of the device nothing can be trusted."""

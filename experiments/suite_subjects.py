@@ -149,6 +149,8 @@ class Subjects:
             reply = session.request(wanted, 10 * seconds + 60)
             record = self._records[subject]
             record["rounds"] = reply.get("rounds", 0)
+            if not reply.get("alone", True):
+                tell(f"{subject.name}: timed beside another campaign, which kept the device")
             for name, row in reply.get("ways", {}).items():
                 record["ways"][name].update(row)
             if reply["status"] != "ok":

@@ -20,6 +20,7 @@ from tuner.engine.slots import make_slots
 from tuner.journal import MOST_DEATHS, Journal, identity
 from tuner.ledger import Record
 from tuner.measure.protocol import Repeats, Samples, Status
+from tuner.measure.turns import PATIENCE_S
 from tuner.measured import Baseline, Confirmed, Described
 
 T = TypeVar("T")
@@ -68,6 +69,11 @@ class Measurer:
     def size(self) -> int:
         """How many measurements can run at once."""
         return self._pool.size
+
+    @property
+    def waited_s(self) -> float:
+        """Seconds spent so far on waiting for turns on devices that other campaigns measure on."""
+        return self._pool.waited_s
 
     def map(self, calls: Sequence[Callable[[], T]]) -> list[T]:
         """Results of several measurements in order, as many at once as there are slots."""
@@ -313,7 +319,8 @@ class Measurer:
             return {"status": Status.CRASH.value, "reason": _deadly(deaths)}
         self._journal.begin(keys, what)
         timeout_s = times * self._config.confirm.timeout_s
-        reply = self._pool.request(request, timeout_s)
+        turn_s = PATIENCE_S if self._config.device.startswith("cuda") else 0.0
+        reply = self._pool.request(request, timeout_s, turn_s)
         if reply["status"] == Status.TIMEOUT:
             reply["timeout_s"] = self._config.confirm.timeout_s
         return reply

@@ -20,6 +20,7 @@ from tuner.measure.backends import backend_for, resolve_device
 from tuner.measure.compare import compare
 from tuner.measure.protocol import Backend, Ratio, Repeats
 from tuner.measure.timing import interleave, median, ratio
+from tuner.measure.turns import PATIENCE_S
 from tuner.runtime.apply import apply_plan
 from tuner.runtime.captures import Captures
 from tuner.runtime.lookup import Judged, Plans
@@ -169,7 +170,8 @@ def _verify_length(
                 problems[place] = f"wrong outputs: {difference.reason}"
         del expected
         repeats = Repeats(confirm.warmup, max(confirm.repeats, 6), 3 * max(confirm.repeats, 6))
-        samples = interleave(run.backend, calls, repeats)
+        with run.backend.turn(PATIENCE_S):
+            samples = interleave(run.backend, calls, repeats)
     base = samples["reference"].decisive_ms
     for place, row in enumerate(rows):
         now = None

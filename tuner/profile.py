@@ -155,11 +155,11 @@ class _Run:
             key=lambda pair: (-pair[0].saves_bytes * len(pair[0].loops), pair[0].key),
         )[: self.most_classes]
         self.progress.phase(f"{self._name} at length {length}: timing regions alone", len(pairs))
-        ends = time.monotonic() + self.seconds
+        ends = time.monotonic() + self.seconds - self.measurer.waited_s
         samples: list[Sample] = []
         failed = 0
         for place, (item, grid) in enumerate(pairs):
-            left = ends - time.monotonic()
+            left = ends + self.measurer.waited_s - time.monotonic()
             if left <= 0:
                 self.progress.note(
                     f"length {length}: the time is spent; {len(pairs) - place} classes that save "

@@ -11,7 +11,7 @@ import gc
 import pickle
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -35,7 +35,7 @@ from tuner.measure.backends import backend_for
 from tuner.measure.ceilings import measure_ceilings
 from tuner.measure.compare import compare
 from tuner.measure.confine import available_bytes
-from tuner.measure.protocol import CONTENDED, Repeats, Status
+from tuner.measure.protocol import CONTENDED, TURN, Repeats, Status
 from tuner.measure.timing import interleave
 from tuner.runtime.apply import Applied, apply_plan
 from tuner.runtime.captures import Captures, Located
@@ -67,7 +67,9 @@ class Session:
         self._captures = Captures(self._subject.model)
         self._forms = Forms(self._config.kernels)
         self._probe = Prober()
-        self._impatient_until = 0.0
+        self._impatient_until = self._no_turn_until = 0.0
+        self._turn = ExitStack()
+        self._alone = True
         self._inputs: tuple[int, Inputs] | None = None
         self._references: dict[tuple[int, str], Any] = {}
         self._memory: dict[int, tuple[Located, MemoryModel]] = {}
@@ -83,9 +85,26 @@ class Session:
         }
 
     def handle(self, request: dict[str, Any]) -> dict[str, Any]:
-        """The answer to one request; its ``job`` names which."""
-        with torch.no_grad():
-            return self._jobs[request["job"]](request)
+        """The answer to one request; its ``job`` names which. A turn on the device that came before
+        ends with it."""
+        if request["job"] == TURN:
+            return self._take_turn(request["most_s"])
+        try:
+            with torch.no_grad():
+                return self._jobs[request["job"]](request)
+        finally:
+            self._turn.close()
+            self._alone = True
+
+    def _take_turn(self, most_s: float) -> dict[str, Any]:
+        """Keep other campaigns of this user from the device, as soon as they leave it; after a wait
+        in vain go on beside them, for a while without another one."""
+        self._turn.close()
+        patience = 0.0 if self._no_turn_until > time.monotonic() else most_s
+        self._alone = self._turn.enter_context(self._backend.turn(patience))
+        if not self._alone and patience:
+            self._no_turn_until = time.monotonic() + _IMPATIENT_S
+        return {"status": "ok", "came": self._alone}
 
     def classify(self, error: BaseException) -> tuple[str, bool]:
         """Out of memory goes on in this process; what may have harmed the device does not."""
@@ -137,9 +156,8 @@ class Session:
         length = request["length"]
         args, kwargs = self._inputs_at(length)
         eager = self._eager(args, kwargs)
-        with self._turn():
-            eager()  # lazily made things, such as rotary tables, are no activations
-            output, peak = self._backend.peak(eager)
+        eager()  # lazily made things, such as rotary tables, are no activations
+        output, peak = self._backend.peak(eager)
         self._references[length, EAGER] = _to_cpu(output)
         del output
         located, _ = self._located(length)
@@ -167,9 +185,8 @@ class Session:
         length = request["length"]
         applied = self._applied(decode_plan(request["plan"]), length)
         args, kwargs = self._inputs_at(length)
-        with self._turn():
-            expected = self._reference(length, request["reference"])
-            output, peak = self._backend.peak(lambda: applied(*args, **kwargs))
+        expected = self._reference(length, request["reference"])
+        output, peak = self._backend.peak(lambda: applied(*args, **kwargs))
         difference = compare(
             output, expected, self._config.confirm.rtol, self._config.confirm.atol
         )
@@ -218,24 +235,19 @@ class Session:
     ) -> dict[str, Any]:
         """Calls timed in turns; ``contended`` is the share of the time in which others had the
         device."""
-        with self._turn() as alone:
-            if request["job"] != "region":  # one of many, and soon over
-                self._wait_for_the_device()
-            samples = interleave(self._backend, calls, _repeats(request))
-            return {
-                "status": "ok",
-                "samples": {name: found.plain() for name, found in samples.items()},
-                "contended": round(self._backend.contention(), 3) if alone else 1.0,
-            }
-
-    def _turn(self) -> AbstractContextManager[bool]:
-        """The device without other campaigns of this user, if they leave it in time."""
-        return self._backend.turn(self._config.confirm.wait_s)
+        if request["job"] != "region":  # one of many, and soon over
+            self._wait_for_the_device()
+        samples = interleave(self._backend, calls, _repeats(request))
+        return {
+            "status": "ok",
+            "samples": {name: found.plain() for name, found in samples.items()},
+            "contended": round(self._backend.contention(), 3) if self._alone else 1.0,
+        }
 
     def _wait_for_the_device(self) -> None:
         """Wait while others keep it busy, but not for ever, and not again and again."""
         deadline = time.monotonic() + self._config.confirm.wait_s
-        if self._impatient_until > time.monotonic():
+        if self._impatient_until > time.monotonic() or not self._alone:
             return
         while self._backend.contention() >= CONTENDED:
             if time.monotonic() > deadline:

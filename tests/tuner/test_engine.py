@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from tuner.engine.local import local_slots
 from tuner.engine.pool import MOST_TRIES, Closed, Pool
 from tuner.engine.slots import engine_device
 from tuner.measure.isolate import Isolated
+from tuner.measure.protocol import TURN
 
 ROOT = Path(__file__).resolve().parents[2]
 PATHS = {"PYTHONPATH": os.pathsep.join((str(ROOT), str(Path(__file__).parent)))}
@@ -78,6 +79,41 @@ def test_what_is_killed_from_outside_is_tried_again(slots: list[Isolated], tmp_p
         reply = ask(pool, "kill at first", path=str(tries), times=100)
         assert reply["status"] == "preempted"
         assert len(tries.read_bytes()) == MOST_TRIES
+
+
+class Waiting:
+    """A slot whose device comes free after a while."""
+
+    name = "waiting"
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[Any, float]] = []
+
+    def request(self, request: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:
+        self.asked.append((request["job"], timeout_s))
+        if request["job"] == TURN:
+            time.sleep(0.3)
+        return {"status": "ok"}
+
+    def kill(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def test_waiting_for_a_turn_is_nobodys_measuring_time() -> None:
+    slot = Waiting()
+    with Pool([slot]) as pool:
+        assert pool.request({"job": "measure"}, 5.0)["took_s"] < 0.1
+        assert pool.waited_s == 0
+        assert pool.request({"job": "measure"}, 5.0, 60.0)["took_s"] < 0.1
+        assert 0.3 <= pool.waited_s < 1
+    assert slot.asked[0] == ("measure", 5.0)
+    (turn, patience), again = slot.asked[1:]
+    assert turn == TURN
+    assert patience >= 60
+    assert again == ("measure", 5.0)
 
 
 def test_all_slots_can_be_asked(slots: list[Isolated]) -> None:

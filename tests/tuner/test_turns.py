@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
 import time
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import ClassVar
+from typing import Any
 
 import pytest
 
 from tests.tuner.campaigns import campaign
 from tuner import worker
 from tuner.measure.cpu import CpuBackend
-from tuner.measure.protocol import Repeats
+from tuner.measure.protocol import TURN, Repeats
 from tuner.measure.turns import QUIET_S, Turns
 
 HOLD = """
@@ -96,27 +97,84 @@ def test_that_a_device_is_quiet_is_known_to_all_for_a_while(turns: Turns, tmp_pa
     assert not other.is_quiet
 
 
+def test_who_has_no_turn_makes_the_others_look_again(turns: Turns, tmp_path: Path) -> None:
+    other = Turns("device", tmp_path)
+    with turns.take(0):
+        turns.found_quiet()
+        with other.take(0) as came:
+            assert not came
+        assert not turns.is_quiet
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root gives files away")
+def test_a_folder_of_somebody_else_is_not_used(tmp_path: Path) -> None:
+    folder = tmp_path / "turns"
+    folder.mkdir()
+    os.chown(folder, 12345, 12345)
+    made = Turns("device", folder)
+    with made.take(0) as came:
+        assert came
+        made.found_quiet()
+    assert list(folder.iterdir()) == []
+
+
 class Shared(CpuBackend):
-    """A device that another campaign keeps for itself."""
+    """A device that another campaign keeps for itself, or leaves in time."""
 
-    waits: ClassVar[list[float]] = []
+    def __init__(self, *comes: bool) -> None:
+        super().__init__()
+        self.comes = list(comes)
+        self.waits: list[float] = []
+        self.held = 0
 
-    def turn(self, most_s: float) -> AbstractContextManager[bool]:
+    @contextlib.contextmanager
+    def turn(self, most_s: float) -> Iterator[bool]:
         self.waits.append(most_s)
-        return nullcontext(False)
+        came = self.comes.pop(0)
+        self.held += came
+        yield came
+        self.held -= came
 
 
-@pytest.mark.parametrize("backend", [CpuBackend, Shared])
+def session_on(
+    backend: CpuBackend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    monkeypatch.setattr(worker, "backend_for", lambda device: backend)
+    values = campaign(tmp_path, confirm={"warmup": 1, "repeats": 2, "wait_s": 0})
+    return worker.Session({"config": values, "folder": str(tmp_path), "target": ""}).handle
+
+
+BASELINE = {"job": "baseline", "length": 96, "repeats": asdict(Repeats(1, 2, 2, budget_s=1.0))}
+
+
 def test_what_is_measured_beside_another_campaign_says_so(
-    backend: type[CpuBackend], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker, "backend_for", lambda device: backend())
-    confirm = {"warmup": 1, "repeats": 2, "wait_s": 0.25}
-    values = campaign(tmp_path, confirm=confirm)
-    session = worker.Session({"config": values, "folder": str(tmp_path), "target": ""})
-    Shared.waits.clear()
-    repeats = asdict(Repeats(1, 2, 2, budget_s=1.0))
-    found = session.handle({"job": "baseline", "length": 96, "repeats": repeats})
-    assert found["status"] == "ok"
-    assert (found["contended"] == 1.0) == (backend is Shared)
-    assert set(Shared.waits) == ({0.25} if backend is Shared else set())
+    backend = Shared(False, False, True)
+    handle = session_on(backend, tmp_path, monkeypatch)
+    assert handle(BASELINE)["contended"] < 1
+    assert handle({"job": TURN, "most_s": 7.0}) == {"status": "ok", "came": False}
+    assert handle(BASELINE)["contended"] == 1
+    assert handle(BASELINE)["contended"] < 1  # (asked for without a turn)
+    # a wait in vain is not repeated at once
+    handle({"job": TURN, "most_s": 7.0})
+    handle({"job": TURN, "most_s": 7.0})
+    assert backend.waits == [7.0, 0.0, 0.0]
+
+
+def test_a_turn_ends_with_the_job_however_that_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = Shared(True, True, True)
+    handle = session_on(backend, tmp_path, monkeypatch)
+    for request in (BASELINE, {"job": "region"}):
+        assert handle({"job": TURN, "most_s": 7.0})["came"]
+        assert backend.held == 1
+        with contextlib.suppress(KeyError):
+            handle(request)
+        assert backend.held == 0
+    # one that no job followed gives way to the next
+    handle({"job": TURN, "most_s": 7.0})
+    backend.comes.append(True)
+    handle({"job": TURN, "most_s": 7.0})
+    assert backend.held == 1

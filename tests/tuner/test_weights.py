@@ -106,7 +106,7 @@ def test_generated_code_reads_just_the_weights_it_needs(
     assert isinstance(read, Weights)
     wanted = {node.op for node in capture(model, args, {}).graph.nodes if node.kind == "parameter"}
     assert set(read._route.names) == wanted
-    assert module.code.count("self.weights()") == 1
+    assert module.code.count("self.weights") == 1
     assert "self.model" not in module.code
 
 
@@ -121,3 +121,64 @@ def test_generated_code_runs_with_weights_put_in_later(
         expected = model(*args)
         assert not torch.allclose(before, expected)
         torch.testing.assert_close(fast(*args), expected)
+
+
+def test_global_hooks_see_no_list_of_weights(
+    applied: tuple[nn.Module, Applied, tuple[torch.Tensor, ...]],
+) -> None:
+    _, fast, args = applied
+    seen: list[object] = []
+    hook = nn.modules.module.register_module_forward_hook(
+        lambda module, inputs, output: seen.append(output)
+    )
+    try:
+        fast(*args)
+    finally:
+        hook.remove()
+    assert seen
+    assert not any(isinstance(output, list) for output in seen)
+
+
+def test_parametrized_weights_are_computed_at_each_call() -> None:
+    class Scaled(nn.Module):
+        def forward(self, weight: torch.Tensor) -> torch.Tensor:
+            return 1.5 * weight
+
+    model, inputs = blocks()
+    model.eval()
+    args, kwargs = inputs(48)
+    fast = apply(model, args, kwargs, memory_budget=0.6)
+    before = fast(*args)
+    with torch.no_grad():
+        linear = next(one for one in model.modules() if isinstance(one, nn.Linear))
+        parametrize.register_parametrization(linear, "weight", Scaled())
+        expected = model(*args)
+        assert not torch.allclose(before, expected)
+        torch.testing.assert_close(fast(*args), expected)
+
+
+def test_compiled_code_and_its_copies_read_their_own_models_weights() -> None:
+    model, inputs = blocks()
+    model.eval()
+    args, kwargs = inputs(48)
+    fast = apply(model, args, kwargs, memory_budget=0.6, compile=True)
+    fast(*args)
+    other = copy.deepcopy(fast)
+    with torch.no_grad():
+        linear = next(one for one in model.modules() if isinstance(one, nn.Linear))
+        linear.weight = nn.Parameter(linear.weight + 0.1)
+        torch.testing.assert_close(fast(*args), model(*args), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(other(*args), other.model(*args), rtol=1e-4, atol=1e-4)
+        assert not torch.allclose(fast(*args), other(*args))
+
+
+def test_a_model_without_weights_has_no_reader_in_its_code() -> None:
+    class Bare(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y: torch.Tensor = torch.softmax(x @ x.transpose(-1, -2), -1) @ x
+            return y
+
+    x = torch.randn(4, 64, 8)
+    fast = apply(Bare().eval(), (x,), memory_budget=0.6)
+    torch.testing.assert_close(fast(x), Bare()(x))
+    assert "weights" not in fast.code

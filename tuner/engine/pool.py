@@ -7,6 +7,7 @@ death there ends one measurement and never the pool.
 from __future__ import annotations
 
 import queue
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,9 +15,12 @@ from functools import partial
 from typing import Any, TypeVar
 
 from tuner.engine.protocol import Reply, Slot
-from tuner.measure.protocol import Status
+from tuner.measure.protocol import TURN, Status
 
 T = TypeVar("T")
+
+_TURN_GRACE_S = 600.0
+"""Beside the wait for a turn: its process may have to start first."""
 
 MOST_TRIES = 6
 """How often a measurement is started whose process is killed from outside each time."""
@@ -31,6 +35,9 @@ class Pool:
 
     Args:
         slots: at least one.
+
+    Attributes:
+        waited_s: seconds that slots have waited for their turns.
     """
 
     def __init__(self, slots: Sequence[Slot]) -> None:
@@ -39,6 +46,8 @@ class Pool:
         for slot in reversed(self._slots):
             self._free.put(slot)
         self._closed = False
+        self._counting = threading.Lock()
+        self.waited_s = 0.0
 
     def __enter__(self) -> Pool:
         return self
@@ -51,14 +60,20 @@ class Pool:
         """How many measurements can run at once."""
         return len(self._slots)
 
-    def request(self, request: Mapping[str, Any], timeout_s: float) -> Reply:
+    def request(
+        self, request: Mapping[str, Any], timeout_s: float, turn_s: float = 0.0
+    ) -> Reply:
         """The reply of the first free slot, with ``took_s``, the seconds it was busy, and ``slot``,
         its name. What is killed from outside is tried again.
+
+        Args:
+            turn_s: how long at most the slot first waits for its turn on its device (see
+                :mod:`tuner.measure.turns`), beside ``timeout_s`` and ``took_s``; 0 to take none.
 
         Raises:
             Closed: the pool was closed meanwhile.
         """
-        return self._asked(lambda: self._on_a_free_slot(request, timeout_s))
+        return self._asked(lambda: self._on_a_free_slot(request, timeout_s, turn_s))
 
     def each(self, request: Mapping[str, Any], timeout_s: float) -> list[Reply]:
         """The replies of all slots to one request.
@@ -74,14 +89,26 @@ class Pool:
             for slot in taken:
                 self._free.put(slot)
 
-    def _on_a_free_slot(self, request: Mapping[str, Any], timeout_s: float) -> Reply:
+    def _on_a_free_slot(
+        self, request: Mapping[str, Any], timeout_s: float, turn_s: float
+    ) -> Reply:
         slot = self._free.get()
         try:
             if self._closed:
                 raise Closed
+            if turn_s:
+                self._wait(slot, turn_s)
             return _on(slot, request, timeout_s)
         finally:
             self._free.put(slot)
+
+    def _wait(self, slot: Slot, turn_s: float) -> None:
+        """Let a slot take its turn. Whatever comes of that, the request that follows tells: a new
+        process, say, has no turn, and one that cannot start cannot answer either."""
+        started = time.monotonic()
+        slot.request({"job": TURN, "most_s": turn_s}, turn_s + _TURN_GRACE_S)
+        with self._counting:
+            self.waited_s += time.monotonic() - started
 
     def _asked(self, ask: Callable[[], Reply]) -> Reply:
         """A reply, asked for again while the process is killed from outside."""

@@ -22,6 +22,10 @@ class Status(StrEnum):
     PREEMPTED = "preempted"
 
 
+TURN = "turn"
+"""The job that waits for a turn on a device (:mod:`tuner.measure.turns`), at most ``most_s``
+seconds; the turn ends with the next job."""
+
 CONTENDED = 0.1
 """A device is contended where others have it for more than this share of the time."""
 

@@ -1,19 +1,24 @@
 """Measuring processes of different campaigns take turns on a device.
 
 Two campaigns on one GPU would otherwise be timed against each other. Each takes the device for one
-batch of measurements at a time; what else they do goes on meanwhile.
+request to its measuring process at a time; what else they do goes on meanwhile. Processes in other
+containers, or with another folder for temporary files, are not known of.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+
+PATIENCE_S = 600.0
+"""A turn is waited for as long at most: a campaign that hangs must not stop the others."""
 
 QUIET_S = 30.0
 """For so long a device that nobody else had is taken for quiet."""
@@ -47,17 +52,22 @@ class Turns:
     def _acquired(self, most_s: float) -> bool:
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if not _is_own(self._folder):
+                return True
             self._lock.acquire(timeout=max(most_s, 0.0), poll_interval=0.01)
         except Timeout:
+            # who holds it shall look again, and see that somebody else measures
+            self._quiet.unlink(missing_ok=True)
             return False
-        except OSError:
-            return True  # no place for a lock: nobody can be waited for
+        except (OSError, NotImplementedError):
+            pass  # no place for a lock, or no locks there: nobody can be waited for
         return True
 
     def found_quiet(self) -> None:
         """Tell all processes that nobody but them uses the device now."""
         with contextlib.suppress(OSError):  # they will look for themselves
-            self._quiet.touch()
+            if _is_own(self._folder):
+                self._quiet.touch()
 
     @property
     def is_quiet(self) -> bool:
@@ -66,6 +76,13 @@ class Turns:
             return abs(time.time() - self._quiet.stat().st_mtime) < QUIET_S
         except OSError:
             return False
+
+
+def _is_own(folder: Path) -> bool:
+    """Whether nobody else has a say in a folder of the system's temporary one."""
+    found = folder.lstat()
+    own = not hasattr(os, "getuid") or found.st_uid == os.getuid()
+    return own and stat.S_ISDIR(found.st_mode)
 
 
 def _user() -> str:

@@ -35,7 +35,7 @@ from search_space.regions import Loop
 from search_space.schedule import schedule
 from search_space.torch_ops import torch_op, torch_value
 from tuner.runtime.loop import ChunkLoop, Output, Sliced
-from tuner.runtime.weights import WEIGHTS, Route, Weights, is_weight
+from tuner.runtime.weights import WEIGHTS, Route, Weights, is_weight, read_weights
 
 
 def rewrite(
@@ -55,7 +55,7 @@ def rewrite(
     for node in graph.nodes:
         if node.kind == INPUT:
             values[node.index] = made.placeholder(node.label)
-    reader = made.call_module(WEIGHTS)
+    reader = read_weights(made)
     for node in graph.nodes:
         if node.kind in LEAVES - {INPUT}:
             values[node.index] = _leaf(made, node, reader)

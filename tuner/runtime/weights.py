@@ -1,8 +1,8 @@
-"""A model's weights, read anew at each call, in microseconds.
+"""A model's weights, read anew at each call, in a fraction of a millisecond.
 
 Generated code reads hundreds of them before its first kernel can start. By attributes, through
-every module on the way, that takes 4 us each, during which a GPU has nothing to do (a UNet of 686
-weights: 3 ms of 90). Modules that several weights share are looked up once a call instead.
+every module on the way, that took a UNet's 686 weights some milliseconds, during which a GPU had
+nothing to do. Modules that several weights share are looked up once a call instead.
 """
 
 from __future__ import annotations
@@ -19,15 +19,24 @@ WEIGHTS = "weights"
 """The name of the reader among a generated module's children."""
 
 
+def read_weights(graph: fx.Graph) -> fx.Node:
+    """A node that gives the list of weights. (By the reader's ``forward`` itself: global hooks,
+    which a module's own call runs, expect tensors.)"""
+    reader = graph.create_node("get_attr", WEIGHTS, name=WEIGHTS)
+    return graph.call_method("forward", (reader,))
+
+
 def is_weight(node: fx.Node) -> bool:
     """Whether a node of generated code reads weights, or takes one of those that were read."""
-    if node.op == "call_module":
+    if node.op == "get_attr":
         return node.target == WEIGHTS
+    if node.op == "call_method":
+        return is_weight(node.all_input_nodes[0])
     return (
         node.target is operator.getitem
         and isinstance(node.args[0], fx.Node)
+        and node.args[0].op == "call_method"
         and is_weight(node.args[0])
-        and node.args[0].op == "call_module"
     )
 
 
@@ -95,5 +104,6 @@ class Weights(torch.nn.Module):
                 found.append(vars(found[parent]["_modules"][name]))
             return [found[owner][table][name] for owner, table, name in self._route.reads]
         except (KeyError, TypeError):
-            # a module was exchanged meanwhile: another kind may give the same weights its own way
+            # a module was exchanged meanwhile; one of another kind gives the same weights its own
+            # way, such as a parametrized one, for which that is always so from then on
             return [operator.attrgetter(name)(model) for name in self._route.names]

@@ -17,14 +17,16 @@ from tuner.steps.state import Length, State, plan_row
 from tuner.stopping import shielded
 
 FINALISTS = 8
-"""Plans of a length that are timed in turns at the end, so that they can be compared."""
+"""Plans of a length that are timed in turns at the end, so that they can be compared; beside them
+one for each budget."""
 
 
 def finish(state: State, one: Length, allowance: Allowance) -> LengthResult:
     """Time the finalists in turns, until they are known well, and keep the frontier."""
     good = one.timed()
     rows = [plan_row(done) for done in good]
-    last = {row.plan for row in finalists(rows, tuple(one.limits.values()), FINALISTS)}
+    limits = tuple(one.limits.values())
+    last = {row.plan for row in finalists(rows, limits, FINALISTS + len(limits))}
     chosen = [done for done in good if done.plan in last]
     if reason := chosen and allowance.exceeded():
         state.progress.note(f"length {one.length}: finalists were not timed again: {reason}")
