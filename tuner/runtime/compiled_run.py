@@ -113,13 +113,16 @@ def _call(module: fx.GraphModule, tensors: Sequence[torch.Tensor], kind: str) ->
         return module(*tensors)
 
 
+_TOO_MUCH = "not compiled: compiled code took more than the budget, or than was left to try it"
+
+
 def explain_compiled(compiler: Compiler, tried: Tried | None) -> list[str]:
     """What compiling came to, as lines for a person; none where nothing was asked for."""
     report = compiler.report
     if tried is None and report.failure:
         return [f"not compiled: {report.failure}"]
     if tried is None:
-        return ["not compiled: compiled code took more than the budget"] if report.pieces else []
+        return [_TOO_MUCH] if report.pieces else []
     parts = [
         name
         for name, wanted in (("bodies", tried.options.bodies),

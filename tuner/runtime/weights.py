@@ -23,7 +23,7 @@ def read_weights(graph: fx.Graph) -> fx.Node:
     """A node that gives the list of weights. (By the reader's ``forward`` itself: global hooks,
     which a module's own call runs, expect tensors.)"""
     reader = graph.create_node("get_attr", WEIGHTS, name=WEIGHTS)
-    return graph.call_method("forward", (reader,))
+    return graph.create_node("call_method", "forward", (reader,), name="read")
 
 
 def is_weight(node: fx.Node) -> bool:
