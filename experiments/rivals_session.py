@@ -29,9 +29,6 @@ FIXED = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0", "MALL
 """With these the C library gives memory back at once, so that the resident set is what is used."""
 
 
-_MCL_CURRENT, _MCL_ONFAULT = 1, 4
-"""Of Linux's ``mlockall``: what is mapped now, as far as it is resident (or will be)."""
-
 class Session:
     """Measures ways to run one subject, in a process of its own."""
 
@@ -130,22 +127,37 @@ def reset_high_water() -> int:
     """Let the kernel count the high-water mark from here on; bytes resident now.
 
     What the process has freed and the C library kept is given back before: a call that found room
-    there, as one after a compilation does, would seem to take no memory. What is there is locked:
-    a kernel that takes cold pages away meanwhile, and gives them back when they are touched, would
-    move the count by tens of MiB either way.
+    there, as one after a compilation does, would seem to take no memory.
 
     Raises:
-        OSError: they cannot be locked here.
+        OSError: pages cannot be locked here, see :func:`_lock_files`.
     """
     gc.collect()
-    library = ctypes.CDLL(None, use_errno=True)
-    library.malloc_trim(0)
-    if library.mlockall(_MCL_CURRENT | _MCL_ONFAULT):
-        number = ctypes.get_errno()
-        raise OSError(number, f"pages cannot be locked: {os.strerror(number)}; run it as root, or "
-                              "raise the limit (ulimit -l unlimited)")  # fmt: skip
+    ctypes.CDLL(None).malloc_trim(0)
+    _lock_files()
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     return status_bytes("VmRSS")
+
+
+def _lock_files() -> None:
+    """Keep all pages of mapped files, which are libraries, in memory: a kernel that takes cold ones
+    away, and gives them back when they are touched, moves the count by tens of MiB. (Other memory
+    has no place to go to where there is no swap.)"""
+    library = ctypes.CDLL(None, use_errno=True)
+    failed = ""
+    locked = 0
+    for line in Path("/proc/self/maps").read_text(encoding="utf-8").splitlines():
+        span, access, _, _, inode, *_ = line.split(maxsplit=5)
+        if inode == "0" or not access.startswith("r"):
+            continue
+        first, last = (int(end, 16) for end in span.split("-"))
+        if library.mlock(ctypes.c_void_p(first), ctypes.c_size_t(last - first)):
+            failed = os.strerror(ctypes.get_errno())  # (so do pages behind a file's end)
+        else:
+            locked += 1
+    if not locked:
+        raise OSError(f"pages cannot be locked: {failed}; run it as root, or raise the limit "
+                      "(ulimit -l unlimited)")  # fmt: skip
 
 
 def status_bytes(name: str) -> int:

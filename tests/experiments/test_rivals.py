@@ -152,4 +152,4 @@ def test_what_was_freed_before_does_not_hide_what_a_call_takes() -> None:
         [sys.executable, "-c", _SMALL_BLOCKS], env={**os.environ, **FIXED}, capture_output=True,
         text=True, check=True,
     )  # fmt: skip
-    assert 100 <= float(found.stdout) < 102
+    assert 98 < float(found.stdout) < 102
