@@ -23,6 +23,7 @@ import torch
 from torch import fx
 
 from tuner.compile_options import CompileOptions
+from tuner.runtime.direct_calls import call_directly
 from tuner.runtime.loop import ChunkLoop
 from tuner.runtime.pieces import Order, Piece
 
@@ -246,4 +247,5 @@ def _with_graph(
     for name, child in {**module._modules, **more}.items():
         made.add_module(name, child)
     made.graph = graph  # (which recompiles)
+    call_directly(made)
     return made

@@ -34,6 +34,7 @@ from search_space.liveness import Part, Program
 from search_space.regions import Loop
 from search_space.schedule import schedule
 from search_space.torch_ops import torch_op, torch_value
+from tuner.runtime.direct_calls import call_directly
 from tuner.runtime.loop import ChunkLoop, Output, Sliced
 from tuner.runtime.weights import WEIGHTS, Route, Weights, is_weight, read_weights
 
@@ -130,6 +131,7 @@ def _finish(
     for place, module in enumerate(modules):
         root.add_module(f"region_{place}", module)
     root.graph = made  # (which recompiles)
+    call_directly(root)
     return root
 
 
