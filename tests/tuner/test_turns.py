@@ -7,15 +7,19 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cost_models.ceilings import Ceilings
 from tests.tuner.campaigns import campaign
-from tuner import worker
+from tuner import measurer, worker
+from tuner.config import parse_config
+from tuner.journal import Journal
+from tuner.ledger import Ledger
 from tuner.measure.cpu import CpuBackend
 from tuner.measure.protocol import TURN, Repeats
 from tuner.measure.turns import QUIET_S, Turns
@@ -178,3 +182,38 @@ def test_a_turn_ends_with_the_job_however_that_ends(
     backend.comes.append(True)
     handle({"job": TURN, "most_s": 7.0})
     assert backend.held == 1
+
+
+class Answering:
+    """A slot that knows its device."""
+
+    name = "answering"
+
+    def __init__(self) -> None:
+        self.jobs: list[object] = []
+
+    def request(self, request: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:
+        self.jobs.append(request["job"])
+        ceilings = asdict(Ceilings(1.0, 1.0, 1, 1.0, 1.0, 1.0))
+        return {"status": "ok", "environment": {"device_name": "a device"}, "ceilings": ceilings}
+
+    def kill(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("device", "jobs"),
+    [("cpu", ["environment", "ceilings"]), ("cuda:0", ["environment", TURN, "ceilings"])],
+)
+def test_a_gpu_is_asked_for_a_turn_before_it_is_measured(
+    device: str, jobs: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slot = Answering()
+    monkeypatch.setattr(measurer, "make_slots", lambda config, target: [slot])
+    config = parse_config(campaign(tmp_path, device=device), tmp_path)
+    with Ledger(tmp_path / "ledger.jsonl") as ledger:
+        measurer.Measurer(config, Journal(ledger)).environment()
+    assert slot.jobs == jobs
