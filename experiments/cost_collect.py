@@ -77,6 +77,9 @@ _CEILINGS = "ceilings.jsonl"
 
 CONFIRM: Mapping[str, Any] = {"warmup": 1, "repeats": 6, "timeout_s": 600.0}
 
+_RUNS = "runs{}.jsonl"
+"""The ledger of a pass."""
+
 PASSES = 2
 """Processes that run every plan: a process places its memory once, and all its runs share that."""
 
@@ -147,7 +150,7 @@ def reference(subject: CostSubject, folder: Path) -> None:
     lengths = [length for length in subject.lengths if length not in known]
     if not lengths:
         return
-    journals = [folder / f"runs{number}.jsonl" for number in range(PASSES)]
+    journals = [folder / _RUNS.format(number) for number in range(PASSES)]
     with Ledger(path) as kept, contextlib.ExitStack() as stack:
         measurers = [
             stack.enter_context(
@@ -157,10 +160,11 @@ def reference(subject: CostSubject, folder: Path) -> None:
         ]
         # by itself, and once for all lengths: they are to be compared
         before = [row["unchunked_ms"] for row in rows if row["kind"] == "lengths"]
-        unchunked = before[-1] if before else unchunked_ms(subject, folder)
-        if not before:
+        unchunked = before[-1] if before else {}
+        if not set(map(str, subject.lengths)) <= set(unchunked):
+            unchunked = unchunked_ms(subject, folder)
             kept.append("lengths", {"unchunked_ms": unchunked})
-        environment, ceilings = measurers[0].environment()
+        (environment, ceilings), *_ = [measurer.environment() for measurer in measurers]
         probe = Prober()
 
         def describe(measurer: Measurer) -> list[Described]:
@@ -250,7 +254,7 @@ def export(folders: Sequence[Path], target: Path) -> None:
     target.mkdir(parents=True, exist_ok=True)
     for kind, lines in rows.items():
         path = target / f"cost_{kind}.jsonl.gz"
-        if not lines:
+        if not any(json.loads(line)["kind"] == kind for line in lines):
             print(f"{path} is left as it is: nothing is known of it in {folders[0].parent}")
             continue
         text = "\n".join(lines) + "\n"
@@ -262,9 +266,10 @@ def collect(subject: CostSubject, part: str, options: argparse.Namespace) -> Non
     """One part of one subject, in this process."""
     folder = options.output / subject.name / part
     folder.mkdir(parents=True, exist_ok=True)
-    ledger = folder / ("ledger.jsonl" if part == "profile" else "runs0.jsonl")
-    if not ledger.exists():
-        _copy(options.output / _CEILINGS, ledger)
+    runs = [_RUNS.format(number) for number in range(PASSES)]
+    for name in ["ledger.jsonl"] if part == "profile" else runs:
+        if not (folder / name).exists():
+            _copy(options.output / _CEILINGS, folder / name)
     if part == "reference":
         reference(subject, folder)
         return
@@ -282,7 +287,7 @@ def measure_ceilings(subject: CostSubject, output: Path) -> None:
     output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output) as folder:
         path = Path(folder) / _CEILINGS
-        config = subject.config(Path(folder))
+        config = subject.config(output)
         with Ledger(path) as ledger, Measurer(config, Journal(ledger)) as measurer:
             measurer.environment()  # (raises where they could not be measured)
         _copy(path, known)

@@ -32,7 +32,7 @@ def unchunked_ms(subject: CostSubject, folder: Path) -> dict[str, float]:
     target = "experiments.cost_lengths:Session"
     spec = {"name": subject.name, "device": subject.device}
     with Isolated(target, spec, log=folder / "lengths.log") as session:
-        found = session.request({}, 2 * PATIENCE_S)
+        found = session.request({}, 4 * PATIENCE_S)
     if found["status"] != Status.OK.value:
         raise MeasurementError(f"{subject.name}: {found['status']}: {found['reason']}")
     return {length: float(ms) for length, ms in found["unchunked_ms"].items()}

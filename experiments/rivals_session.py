@@ -144,18 +144,18 @@ def _lock_files() -> None:
     away, and gives them back when they are touched, moves the count by tens of MiB. (Other memory
     has no place to go to where there is no swap.)"""
     library = ctypes.CDLL(None, use_errno=True)
-    failed = ""
-    locked = 0
-    for line in Path("/proc/self/maps").read_text(encoding="utf-8").splitlines():
+    failed, locked, wanted = "", 0, 0
+    for line in Path("/proc/self/maps").read_text("utf-8", "replace").splitlines():
         span, access, _, _, inode, *_ = line.split(maxsplit=5)
         if inode == "0" or not access.startswith("r"):
             continue
         first, last = (int(end, 16) for end in span.split("-"))
+        wanted += last - first
         if library.mlock(ctypes.c_void_p(first), ctypes.c_size_t(last - first)):
-            failed = os.strerror(ctypes.get_errno())  # (so do pages behind a file's end)
+            failed = os.strerror(ctypes.get_errno())
         else:
-            locked += 1
-    if not locked:
+            locked += last - first
+    if locked < 0.9 * wanted:  # (pages behind a file's end cannot be locked)
         raise OSError(f"pages cannot be locked: {failed}; run it as root, or raise the limit "
                       "(ulimit -l unlimited)")  # fmt: skip
 

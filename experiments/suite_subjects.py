@@ -18,6 +18,7 @@ from experiments.device_bars import GPU_BUDGETS, GPU_LENGTHS
 from experiments.reach_session import bar
 from experiments.rival_variants import names_for, ours_for
 from tuner.measure.isolate import Isolated
+from tuner.measure.turns import PATIENCE_S
 from tuner.measure.variables import QUIET
 
 Record = dict[str, Any]
@@ -146,7 +147,7 @@ class Subjects:
             if not self._is_good(subject):
                 continue
             wanted = {"do": "times", "rounds": rounds, "seconds": seconds}
-            reply = session.request(wanted, 10 * seconds + 60)
+            reply = session.request(wanted, 10 * seconds + 60 + PATIENCE_S)
             record = self._records[subject]
             record["rounds"] = reply.get("rounds", 0)
             if not reply.get("alone", True):

@@ -170,7 +170,11 @@ def _verify_length(
                 problems[place] = f"wrong outputs: {difference.reason}"
         del expected
         repeats = Repeats(confirm.warmup, max(confirm.repeats, 6), 3 * max(confirm.repeats, 6))
-        with run.backend.turn(PATIENCE_S):
+        with run.backend.turn(PATIENCE_S) as alone:
+            if not alone:
+                raise MeasurementError(
+                    f"a campaign keeps {run.backend.device} busy; verify the plans after its end"
+                )
             samples = interleave(run.backend, calls, repeats)
     base = samples["reference"].decisive_ms
     for place, row in enumerate(rows):

@@ -69,6 +69,7 @@ class Session:
         self._probe = Prober()
         self._impatient_until = self._no_turn_until = 0.0
         self._turn = ExitStack()
+        self._has_turn = False
         self._alone = True
         self._inputs: tuple[int, Inputs] | None = None
         self._references: dict[tuple[int, str], Any] = {}
@@ -89,22 +90,27 @@ class Session:
         ends with it."""
         if request["job"] == TURN:
             return self._take_turn(request["most_s"])
+        # (a process that was started anew since then has lost its turn)
+        self._alone = self._has_turn or not request.get(TURN, False)
         try:
             with torch.no_grad():
                 return self._jobs[request["job"]](request)
         finally:
-            self._turn.close()
-            self._alone = True
+            self._end_turn()
 
     def _take_turn(self, most_s: float) -> dict[str, Any]:
         """Keep other campaigns of this user from the device, as soon as they leave it; after a wait
         in vain go on beside them, for a while without another one."""
-        self._turn.close()
+        self._end_turn()
         patience = 0.0 if self._no_turn_until > time.monotonic() else most_s
-        self._alone = self._turn.enter_context(self._backend.turn(patience))
-        if not self._alone and patience:
+        self._has_turn = self._turn.enter_context(self._backend.turn(patience))
+        if not self._has_turn and patience:
             self._no_turn_until = time.monotonic() + _IMPATIENT_S
-        return {"status": "ok", "came": self._alone}
+        return {"status": "ok", "came": self._has_turn}
+
+    def _end_turn(self) -> None:
+        self._turn.close()
+        self._has_turn = False
 
     def classify(self, error: BaseException) -> tuple[str, bool]:
         """Out of memory goes on in this process; what may have harmed the device does not."""

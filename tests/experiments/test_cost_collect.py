@@ -98,6 +98,8 @@ def test_nothing_is_written_over_by_nothing(tmp_path: Path) -> None:
     results.mkdir()
     kept = results / "cost_samples.jsonl.gz"
     kept.write_bytes(b"of an earlier day")
+    with Ledger(tmp_path / "runs" / "gpt2" / "profile" / "ledger.jsonl") as ledger:
+        ledger.append("environment", {})  # (begun, and no more)
     with Ledger(tmp_path / "runs" / "gpt2" / "reference" / "reference.jsonl") as ledger:
         ledger.append("lengths", {"unchunked_ms": {}})
         ledger.append("reference", {"length": 256})

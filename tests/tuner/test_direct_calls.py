@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import linecache
 import operator
 import traceback
 
@@ -71,6 +73,20 @@ def test_an_error_shows_the_line_that_failed() -> None:
     with pytest.raises(RuntimeError) as caught:
         module.forward("text")
     assert "aten_add_Tensor(x, x)" in "".join(traceback.format_tb(caught.value.__traceback__))
+
+
+def test_the_text_goes_with_its_module() -> None:
+    def generated() -> list[str]:
+        return [name for name in linecache.cache if name.startswith("<autochunk generated")]
+
+    gc.collect()
+    before = len(generated())
+    module = made()
+    call_directly(module)
+    assert len(generated()) == before + 1
+    del module
+    gc.collect()
+    assert len(generated()) == before
 
 
 def test_dispatch_modes_see_every_operator() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -86,14 +86,20 @@ class Waiting:
 
     name = "waiting"
 
-    def __init__(self) -> None:
+    def __init__(self, *turns: str) -> None:
         self.asked: list[tuple[Any, float]] = []
+        self.flags: list[bool] = []
+        self.turns = list(turns)
+        self.meanwhile: Callable[[], None] = lambda: None
 
     def request(self, request: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:
         self.asked.append((request["job"], timeout_s))
-        if request["job"] == TURN:
-            time.sleep(0.3)
-        return {"status": "ok"}
+        self.flags.append(TURN in request)
+        if request["job"] != TURN:
+            return {"status": "ok"}
+        time.sleep(0.3)
+        self.meanwhile()
+        return {"status": self.turns.pop(0) if self.turns else "ok"}
 
     def kill(self) -> None:
         pass
@@ -114,6 +120,27 @@ def test_waiting_for_a_turn_is_nobodys_measuring_time() -> None:
     assert turn == TURN
     assert patience >= 60
     assert again == ("measure", 5.0)
+    assert slot.flags == [False, False, True]
+
+
+def test_a_turn_that_is_lost_is_taken_again() -> None:
+    slot = Waiting("preempted", "ok")
+    with Pool([slot]) as pool:
+        assert pool.request({"job": "measure"}, 5.0, 60.0)["status"] == "ok"
+    assert [job for job, _ in slot.asked] == [TURN, TURN, "measure"]
+    slot = Waiting("crash")
+    with Pool([slot]) as pool:
+        assert pool.request({"job": "measure"}, 5.0, 60.0)["status"] == "crash"
+    assert [job for job, _ in slot.asked] == [TURN]
+
+
+def test_nothing_is_measured_in_a_pool_that_was_closed_during_the_wait() -> None:
+    slot = Waiting()
+    pool = Pool([slot])
+    slot.meanwhile = pool.close
+    with pytest.raises(Closed):
+        pool.request({"job": "measure"}, 5.0, 60.0)
+    assert [job for job, _ in slot.asked] == [TURN]
 
 
 def test_all_slots_can_be_asked(slots: list[Isolated]) -> None:

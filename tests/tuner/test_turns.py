@@ -28,6 +28,7 @@ HOLD = """
 import sys, time
 from pathlib import Path
 from tuner.measure.turns import Turns
+print("asking", flush=True)
 with Turns("device", Path(sys.argv[1])).take(0) as came:
     print(came, flush=True)
     time.sleep(600)
@@ -46,7 +47,7 @@ def test_one_process_has_the_device_and_gives_it_back_when_it_dies(
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
         try:
             assert holder.stdout is not None
-            assert holder.stdout.readline() == "True\n"
+            assert [holder.stdout.readline() for _ in range(2)] == ["asking\n", "True\n"]
             started = time.monotonic()
             with turns.take(0.2) as came:
                 assert not came
@@ -74,6 +75,24 @@ def test_a_failure_within_gives_the_turn_back(turns: Turns, tmp_path: Path) -> N
         raise ValueError("within")
     with Turns("device", tmp_path).take(0) as came:
         assert came
+
+
+def test_who_waits_gets_the_turn_from_one_who_asks_again_at_once(
+    turns: Turns, tmp_path: Path
+) -> None:
+    with turns.take(0):
+        command = [sys.executable, "-c", HOLD.replace("take(0)", "take(60)"), str(tmp_path)]
+        waiting = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert waiting.stdout is not None
+        assert waiting.stdout.readline() == "asking\n"
+        time.sleep(0.5)
+    try:
+        with turns.take(1) as came:
+            assert not came
+        assert waiting.stdout.readline() == "True\n"
+    finally:
+        waiting.kill()
+        waiting.communicate()
 
 
 def test_devices_do_not_wait_for_each_other(turns: Turns, tmp_path: Path) -> None:
@@ -149,6 +168,7 @@ def session_on(
 
 
 BASELINE = {"job": "baseline", "length": 96, "repeats": asdict(Repeats(1, 2, 2, budget_s=1.0))}
+TAKING_TURNS = {**BASELINE, TURN: True}
 
 
 def test_what_is_measured_beside_another_campaign_says_so(
@@ -158,12 +178,15 @@ def test_what_is_measured_beside_another_campaign_says_so(
     handle = session_on(backend, tmp_path, monkeypatch)
     assert handle(BASELINE)["contended"] < 1
     assert handle({"job": TURN, "most_s": 7.0}) == {"status": "ok", "came": False}
-    assert handle(BASELINE)["contended"] == 1
+    assert handle(TAKING_TURNS)["contended"] == 1
     assert handle(BASELINE)["contended"] < 1  # (asked for without a turn)
+    # a process that was started anew had none
+    assert handle(TAKING_TURNS)["contended"] == 1
     # a wait in vain is not repeated at once
     handle({"job": TURN, "most_s": 7.0})
     handle({"job": TURN, "most_s": 7.0})
     assert backend.waits == [7.0, 0.0, 0.0]
+    assert handle(TAKING_TURNS)["contended"] < 1
 
 
 def test_a_turn_ends_with_the_job_however_that_ends(

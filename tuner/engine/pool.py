@@ -96,19 +96,21 @@ class Pool:
         try:
             if self._closed:
                 raise Closed
-            if turn_s:
-                self._wait(slot, turn_s)
-            return _on(slot, request, timeout_s)
+            if not turn_s:
+                return _on(slot, request, timeout_s)
+            failure = self._wait(slot, turn_s)
+            if self._closed:
+                raise Closed
+            return failure or _on(slot, {**request, TURN: True}, timeout_s)
         finally:
             self._free.put(slot)
 
-    def _wait(self, slot: Slot, turn_s: float) -> None:
-        """Let a slot take its turn. Whatever comes of that, the request that follows tells: a new
-        process, say, has no turn, and one that cannot start cannot answer either."""
-        started = time.monotonic()
-        slot.request({"job": TURN, "most_s": turn_s}, turn_s + _TURN_GRACE_S)
+    def _wait(self, slot: Slot, turn_s: float) -> Reply | None:
+        """Let a slot take its turn, or wait for it in vain; the reply where that fails."""
+        reply = _on(slot, {"job": TURN, "most_s": turn_s}, turn_s + _TURN_GRACE_S)
         with self._counting:
-            self.waited_s += time.monotonic() - started
+            self.waited_s += reply["took_s"]
+        return None if reply["status"] == Status.OK else reply
 
     def _asked(self, ask: Callable[[], Reply]) -> Reply:
         """A reply, asked for again while the process is killed from outside."""

@@ -24,7 +24,7 @@ class Status(StrEnum):
 
 TURN = "turn"
 """The job that waits for a turn on a device (:mod:`tuner.measure.turns`), at most ``most_s``
-seconds; the turn ends with the next job."""
+seconds; the turn ends with the next job, which says under this name that it was to have one."""
 
 CONTENDED = 0.1
 """A device is contended where others have it for more than this share of the time."""

@@ -8,6 +8,7 @@ containers, or with another folder for temporary files, are not known of.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import stat
 import tempfile
@@ -19,6 +20,9 @@ from filelock import FileLock, Timeout
 
 PATIENCE_S = 600.0
 """A turn is waited for as long at most: a campaign that hangs must not stop the others."""
+
+_POLL_S = 0.01
+_COURTESY_S = 3 * _POLL_S
 
 QUIET_S = 30.0
 """For so long a device that nobody else had is taken for quiet."""
@@ -37,6 +41,7 @@ class Turns:
         self._folder = folder
         self._lock = FileLock(folder / f"{name}.lock")
         self._quiet = folder / f"{name}.quiet"
+        self._left_at = -math.inf
 
     @contextlib.contextmanager
     def take(self, most_s: float) -> Iterator[bool]:
@@ -48,16 +53,22 @@ class Turns:
         finally:
             if self._lock.is_locked:
                 self._lock.release()
+                self._left_at = time.monotonic()
 
     def _acquired(self, most_s: float) -> bool:
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             if not _is_own(self._folder):
                 return True
-            self._lock.acquire(timeout=max(most_s, 0.0), poll_interval=0.01)
+            # who had it leaves those who wait the time to see that it is free
+            since = time.monotonic() - self._left_at
+            if most_s and since < _COURTESY_S and not self._lock.is_locked:
+                time.sleep(_COURTESY_S - since)
+            self._lock.acquire(timeout=max(most_s, 0.0), poll_interval=_POLL_S)
         except Timeout:
             # who holds it shall look again, and see that somebody else measures
-            self._quiet.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                self._quiet.unlink(missing_ok=True)
             return False
         except (OSError, NotImplementedError):
             pass  # no place for a lock, or no locks there: nobody can be waited for

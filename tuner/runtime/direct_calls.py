@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import linecache
 import re
+import weakref
 from typing import Any
 
 import torch
@@ -27,8 +28,8 @@ def call_directly(module: fx.GraphModule) -> None:
 
     What it calls is what ``OpOverload.__call__`` calls. Its text, ``module.code``, does not change.
     """
-    made = module.graph.python_code("self")
-    names: dict[str, Any] = dict(made.globals)
+    known = module.forward.__globals__
+    names: dict[str, Any] = dict(known)
 
     def short(match: re.Match[str]) -> str:
         space, packet, overload = match.groups()
@@ -40,11 +41,13 @@ def call_directly(module: fx.GraphModule) -> None:
             return match.group()
         return name
 
-    source = _OPERATOR.sub(short, made.src)
+    source = _OPERATOR.sub(short, module.code)
     # a variable of that name would hide the operator
-    if any(node.name in names and node.name not in made.globals for node in module.graph.nodes):
+    if any(node.name in names and node.name not in known for node in module.graph.nodes):
         return
     place = f"<autochunk generated {next(_numbers)}>"
-    exec(compile(source, place, "exec"), names)
+    exec(compile(source, place, "exec", dont_inherit=True), names)
+    kind = type(module)  # (each generated module has a class of its own)
+    kind.forward = names.pop("forward")
     linecache.cache[place] = (len(source), None, source.splitlines(keepends=True), place)
-    type(module).forward = names["forward"]
+    weakref.finalize(kind, linecache.cache.pop, place, None)
