@@ -7,6 +7,7 @@ page is made from all files::
     python -m experiments.rivals gpt2                      # then the page
     python -m experiments.rivals unet --budgets 0.06 min --rounds 3
     python -m experiments.rivals vit --only-times --rounds 25
+    python -m experiments.rivals vit --only-peaks --cache FOLDER    # memory and warm starts
     python -m experiments.rivals --page                    # only the page
 
 Compilation starts from an empty cache on disk, so that first calls are cold; a second process then
@@ -16,6 +17,7 @@ finds it filled, and tells how long it takes to start.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import shlex
@@ -47,11 +49,14 @@ def measure(key: str, options: argparse.Namespace, command: str) -> dict[str, An
     """A subject's record: per way to run it, memory and time, or why there are none."""
     started = time.monotonic()
     before: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory() as cache:
-        if options.only_times or options.more:
+    with contextlib.ExitStack() as stack:
+        cache = options.cache or stack.enter_context(tempfile.TemporaryDirectory())
+        if options.only_times or options.only_peaks or options.more:
             before = read_records(options.results / "rivals").get(key, {})
             if not before:
                 raise SystemExit(f"{key}: no memory is known; run it once without such options")
+        if options.only_peaks:
+            return _peaks_anew(key, options, cache, before, command)
         ways = dict(before.get("ways", {}))
         if not options.only_times:
             ways |= _peaks(key, options, cache)
@@ -78,6 +83,32 @@ def measure(key: str, options: argparse.Namespace, command: str) -> dict[str, An
     }
 
 
+def _peaks_anew(
+    key: str, options: argparse.Namespace, cache: str, before: dict[str, Any], command: str
+) -> dict[str, Any]:
+    """A record with the memory and the warm starts of its ways measured again; cold starts of
+    compiled ways, and times, are as they were."""
+    started = time.monotonic()
+    ways = dict(before["ways"])
+    for name, known in ways.items():
+        if known["status"] != "ok" or (options.ways and name not in options.ways):
+            continue
+        with _session(key, options, cache) as session:
+            found = session.request({"do": "peak", "name": name}, options.timeout)
+        print(f"{key}: {name}: {_line(found)}", flush=True)
+        if found["status"] != "ok":
+            raise SystemExit(f"{key}: {name} ran before, and does not any more")
+        if found.get("plan") != known.get("plan"):
+            raise SystemExit(f"{key}: {name} is another plan by now; measure all of it anew")
+        kept = ("prepare_s", "first_call_s") if is_compiled(name) else ()
+        ways[name] = {**known, **{k: v for k, v in found.items() if k not in kept}}
+        if is_compiled(name):
+            ways[name]["second_start_s"] = _second_start(key, options, cache, name)
+    seconds = round(before["seconds"] + time.monotonic() - started, 1)
+    commands = f"{before['command']}; {command}"
+    return {**before, "ways": ways, "seconds": seconds, "command": commands}
+
+
 def _peaks(key: str, options: argparse.Namespace, cache: str) -> dict[str, dict[str, Any]]:
     """Each way's memory, and for a compiled one how long a second process takes to start."""
     ways: dict[str, dict[str, Any]] = {}
@@ -87,10 +118,18 @@ def _peaks(key: str, options: argparse.Namespace, cache: str) -> dict[str, dict[
             ways[name] = session.request({"do": "peak", "name": name}, options.timeout)
         print(f"{key}: {name}: {_line(ways[name])}", flush=True)
         if ways[name]["status"] == "ok" and is_compiled(name):
-            with _session(key, options, cache) as session:
-                found = session.request({"do": "start", "name": name}, options.timeout)
-            ways[name]["second_start_s"] = found.get("second_start_s")
+            ways[name]["second_start_s"] = _second_start(key, options, cache, name)
     return ways
+
+
+def _second_start(
+    key: str, options: argparse.Namespace, cache: str, name: str
+) -> float | None:
+    """Seconds until a compiled way's first result, in a new process that finds a filled cache."""
+    with _session(key, options, cache) as session:
+        found = session.request({"do": "start", "name": name}, options.timeout)
+    seconds: float | None = found.get("second_start_s")
+    return seconds
 
 
 def _session(key: str, options: argparse.Namespace, cache: str) -> Isolated:
@@ -150,6 +189,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--only-times", action="store_true", help="anew, of ways whose memory is known from before"
     )
+    parser.add_argument(
+        "--only-peaks", action="store_true", help="memory and warm starts anew; times are kept"
+    )
+    parser.add_argument(
+        "--cache", metavar="FOLDER",
+        help="a compiler's cache that is kept; first calls are then no cold ones",
+    )  # fmt: skip
     parser.add_argument(
         "--more", action="store_true",
         help="the memory of --ways or --budgets alone, beside what is known; times of all anew",

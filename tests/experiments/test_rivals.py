@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from experiments import rivals
 from experiments.reach_session import bar
 from experiments.rival_variants import BUDGETS, build, names_for, ours_for
 from experiments.rivals_page import ahead, best_for_bar, misses, page, write_page
@@ -153,3 +154,54 @@ def test_what_was_freed_before_does_not_hide_what_a_call_takes() -> None:
         text=True, check=True,
     )  # fmt: skip
     assert 98 < float(found.stdout) < 102
+
+
+class Measured:
+    """A session that measures nothing, and tells what it is told to tell."""
+
+    def __init__(self, replies: dict[str, dict[str, Any]]) -> None:
+        self.replies = replies
+
+    def __enter__(self) -> Measured:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def request(self, request: dict[str, Any], timeout: float) -> dict[str, Any]:
+        if request["do"] == "start":
+            return {"status": "ok", "second_start_s": 3.0}
+        return self.replies[request["name"]]
+
+
+def test_memory_and_warm_starts_may_be_measured_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before: dict[str, Any] = {
+        "key": "gpt2", "seconds": 10.0, "command": "first",
+        "ways": {
+            "eager": way(40, 1000, 2.0),
+            "ours 0.5 compiled": {**way(30, 500, 1.0), "second_start_s": 9.0, "plan": {"a": 1}},
+            "ours 0.1": {"status": "refused", "reason": "no plan fits"},
+        },
+    }  # fmt: skip
+    folder = tmp_path / "rivals"
+    folder.mkdir()
+    (folder / "gpt2.json").write_text(json.dumps(before))
+    now = {"status": "ok", "rss_bytes": 7, "allocator_bytes": 6, "prepare_s": 0.5,
+           "first_call_s": 0.25}  # fmt: skip
+    replies = {"eager": now, "ours 0.5 compiled": {**now, "plan": {"a": 1}}}
+    monkeypatch.setattr(rivals, "_session", lambda *about: Measured(replies))
+    options = rivals._parser().parse_args(["gpt2", "--only-peaks", "--results", str(tmp_path)])
+    found = rivals.measure("gpt2", options, "again")
+    assert found["command"] == "first; again"
+    eager, compiled = found["ways"]["eager"], found["ways"]["ours 0.5 compiled"]
+    assert (eager["rss_bytes"], eager["prepare_s"], eager["cpu_ms"]) == (7, 0.5, 1000)
+    # a cold start stays what it was
+    assert (compiled["rss_bytes"], compiled["prepare_s"], compiled["second_start_s"]) == (7, 1, 3)
+    assert compiled["over_compile"] == [1.0, 1.0, 1.0]
+    assert found["ways"]["ours 0.1"] == before["ways"]["ours 0.1"]
+    # of another plan the times would be another's
+    replies["ours 0.5 compiled"]["plan"] = {"a": 2}
+    with pytest.raises(SystemExit, match="another plan"):
+        rivals.measure("gpt2", options, "again")
