@@ -154,7 +154,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and write the page; exit code 1 where a bar was missed or a rival is ahead."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     options = _parser().parse_args(given)
-    command = shlex.join(["python", "-m", "experiments.rivals", *given])
+    told = ["FOLDER" if one == options.cache else one for one in given]
+    command = shlex.join(["python", "-m", "experiments.rivals", *told])
     folder = options.results / "rivals"
     folder.mkdir(parents=True, exist_ok=True)
     missed = False
