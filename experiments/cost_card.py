@@ -63,7 +63,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--kinds", nargs="*", default=COMPARED, choices=list(KINDS))
     options = parser.parse_args(arguments)
     card = card_of(options.data, options.kinds)
-    text = "# The cost models' card\n\n`python -m experiments.cost_card`, on the committed data; "
+    command = "python -m experiments.cost_card"
+    if options.data != RESULTS:
+        command += f" --data {options.data}"
+    text = f"# The cost models' card\n\n`{command}`, on the committed data; "
     text += card_summary(card) + ".\n\n" + "\n".join(one.markdown() for one in card_pages(card))
     (options.data / "cost_card.md").write_text(text, encoding="utf-8")
     print(text)

@@ -135,6 +135,7 @@ def reset_high_water() -> int:
 
     Raises:
         OSError: pages cannot be locked here, see :func:`_lock_files`.
+        MemoryError: the process may not take the room that is its own.
     """
     gc.collect()
     library = ctypes.CDLL(None, use_errno=True)
@@ -153,7 +154,8 @@ def _fill_holes(library: ctypes.CDLL) -> None:
     size = ctypes.c_size_t(int(FIXED["MALLOC_MMAP_THRESHOLD_"]) - _HEADER)
     end = library.sbrk(0)
     while library.sbrk(0) == end:  # (until the heap has to grow)
-        library.malloc(size)
+        if not library.malloc(size):
+            raise MemoryError("no memory is left to fill the heap's holes")
 
 
 def _lock_files(library: ctypes.CDLL) -> None:

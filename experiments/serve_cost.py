@@ -2,11 +2,12 @@
 
     python -m experiments.serve_cost [--json PATH]
 
-Five costs, each with its bar: reading a database of 48 plans; choosing a plan for a call at sizes
+Seven costs, each with its bar: reading a database of 48 plans; choosing a plan for a call at sizes
 seen before; a call of an applied model in which nothing is chunked, over the bare captured graph;
-a chunk of a loop, over its ops and the slices; and choosing by free memory. CPU times of one
-thread: medians of many short turns, the two sides of a difference in turns. A busy machine makes
-them larger.
+a chunk of a loop, over its ops and the slices; choosing by free memory; reading a UNet's weights,
+and, of that, what it is of reading them by attributes; an op of generated code, over what it would
+take as its text has it. CPU times of one thread: medians of many short turns, the two sides of a
+difference in turns. A busy machine makes them larger.
 """
 
 from __future__ import annotations
@@ -20,21 +21,24 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from experiments.machine import environment
-from experiments.subjects import gpt2
+from experiments.subjects import gpt2, unet2d_condition
 from search_space.budget import parse_budget
 from search_space.plan import Choice, Plan, Region
 from tuner import Applied, apply
 from tuner.database import GraphEntry, LengthEntry, PlanRow, Reference, read_database, write_graph
+from tuner.runtime.direct_calls import call_directly
 from tuner.runtime.free_memory import free_memory_of
 from tuner.runtime.loop import ChunkLoop, Output, Sliced
 from tuner.runtime.serving import Pinned
 from tuner.runtime.signature import signature
+from tuner.runtime.weights import Route, Weights
 
 TURNS, CALLS = 61, 20
 
@@ -189,13 +193,43 @@ def asking() -> Cost:
     return Cost(f"asking for the free memory ({kind})", median_us(free_memory_of(kind)), "us", 200)
 
 
+def reading_weights() -> list[Cost]:
+    """All weights of a UNet, as generated code reads them before its first op."""
+    model, _ = unet2d_condition()
+    names = [name for name, _ in model.named_parameters()]
+    weights = Weights(Route.to(names, model), model)
+    by_attributes = [attrgetter(name) for name in names]
+    spent = median_us(weights.forward, 2)
+    singly = median_us(lambda: [get(model) for get in by_attributes], 2)
+    return [
+        Cost(f"reading {len(names)} weights of a UNet", spent, "us", 1000),
+        Cost("the same, over reading them by attributes", spent / singly, "x ", 0.2),
+    ]
+
+
+def calling_ops() -> Cost:
+    """Generated code of 64 ops on almost no data, over the same as its text has it."""
+    graph = torch.fx.Graph()
+    node = graph.placeholder("x")
+    for _ in range(64):
+        node = graph.call_function(torch.ops.aten.relu.default, (node,))
+    graph.output(node)
+    as_text, direct = (torch.fx.GraphModule(torch.nn.Module(), graph) for _ in range(2))
+    call_directly(direct)
+    x = torch.randn(4)
+    with torch.no_grad():
+        more = difference_us(lambda: direct.forward(x), lambda: as_text.forward(x), 4)
+        spent = median_us(lambda: as_text.forward(x), 4)
+    return Cost("an op of generated code, over the same as its text", 1 + more / spent, "x ", 1)
+
+
 def costs() -> list[Cost]:
     """All of them."""
     torch.set_num_threads(1)
     model, args, kwargs = small_model()
     applied = apply(model, args, kwargs)
     return [reading(), choosing(applied, args, kwargs), calling(applied, args, kwargs), looping(),
-            asking()]  # fmt: skip
+            asking(), *reading_weights(), calling_ops()]  # fmt: skip
 
 
 def main() -> int:

@@ -72,7 +72,7 @@ _LIFT = torch.ops.aten.lift_fresh.default
 _TO = torch.ops.aten._to_copy.default
 
 
-class _Sizes(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Sizes(TorchDispatchMode):
     """Runs ops on tensors without data wherever one of their arguments has none, and counts every
     new storage. To the model the meta device and its own are the same."""
 

@@ -55,7 +55,7 @@ def test_every_weight_matters(name: str) -> None:
     assert all(bool(torch.isfinite(output).all()) for output in outputs)
     total = sum((o * torch.randn(o.shape, generator=generator)).sum() for o in outputs)
     assert isinstance(total, torch.Tensor)
-    total.backward()  # type: ignore[no-untyped-call]
+    total.backward()
     idle = [
         weight
         for weight, parameter in model.named_parameters()

@@ -22,7 +22,7 @@ from search_space.workspace import Call, Operand, workspace_bytes
 from tuner.measure.cpu import CpuBackend
 
 pytestmark = pytest.mark.skipif(
-    not torch.backends.mkldnn.is_available(),  # type: ignore[no-untyped-call]
+    not torch.backends.mkldnn.is_available(),
     reason="kernels of another build"
 )
 LAYOUTS = ("row-major", "transposed", "sliced rows", "swapped", "sliced batch")

@@ -200,7 +200,7 @@ def test_a_fixed_length_can_be_recorded_as_a_cuda_graph(memory: dict[str, Any]) 
     model = block().cuda()
     x = sample(LENGTH).cuda()
     applied = apply(model, (x,), **memory)
-    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for _ in range(3):

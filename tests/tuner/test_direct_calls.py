@@ -6,10 +6,12 @@ import gc
 import linecache
 import operator
 import traceback
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import fx
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from tests.tuner.small_factory import blocks
 from tuner.runtime.apply import apply
@@ -18,10 +20,12 @@ from tuner.runtime.direct_calls import call_directly
 aten = torch.ops.aten
 
 
-def made(name: str = "x", target: object = aten.add.Tensor) -> fx.GraphModule:
+def made(
+    name: str = "x", target: Callable[..., object] = aten.add.Tensor
+) -> fx.GraphModule:
     graph = fx.Graph()
     x = graph.placeholder(name)
-    first = graph.call_function(target, (x, x))  # type: ignore[arg-type]
+    first = graph.call_function(target, (x, x))
     second = graph.call_function(aten.mul.Tensor, (first, 2.0))
     graph.output((second, graph.call_function(aten.split.Tensor, (second, 2))))
     return fx.GraphModule(torch.nn.Module(), graph)
@@ -89,24 +93,17 @@ def test_the_text_goes_with_its_module() -> None:
     assert len(generated()) == before
 
 
-def test_dispatch_modes_see_every_operator() -> None:
-    from torch.utils._python_dispatch import TorchDispatchMode
-
-    seen: list[object] = []
-
-    class Seeing(TorchDispatchMode):  # type: ignore[no-untyped-call]
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-            seen.append(func)
-            return func(*args, **(kwargs or {}))
-
+def test_what_traces_operators_sees_every_one() -> None:
     module = made()
-    for _ in range(2):
-        with Seeing():  # type: ignore[no-untyped-call]
-            module.forward(torch.randn(4))
-        call_directly(module)
-    half = len(seen) // 2
-    assert aten.add.Tensor in seen
-    assert seen[:half] == seen[half:]
+
+    def traced() -> list[object]:
+        found = make_fx(lambda x: module.forward(x))(torch.randn(4)).graph
+        return [node.target for node in found.nodes if node.op == "call_function"]
+
+    before = traced()
+    call_directly(module)
+    assert traced() == before
+    assert before[0] is aten.add.Tensor
 
 
 def test_generated_code_and_its_loops_call_directly() -> None:

@@ -34,7 +34,7 @@ ROOT = Path(__file__).resolve().parents[2]
 LENGTH = 192
 
 
-class Device(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Device(TorchDispatchMode):
     """Counts what calls allocate, and refuses more than its capacity, as a device would."""
 
     def __init__(self, capacity: int) -> None:
@@ -179,7 +179,7 @@ def test_a_lack_of_memory_that_passes_is_not_held_against_a_plan(
     applied = apply(model, (x,), plans=plans, memory=device.free)
     first, second, _ = peaks(applied)
 
-    class Neighbour(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    class Neighbour(TorchDispatchMode):
         """Takes memory once the call has begun."""
 
         def __torch_dispatch__(
@@ -219,7 +219,7 @@ def test_when_nothing_fits_there_is_one_clear_error_and_nothing_stays_behind(
 def test_other_errors_are_the_callers(model: torch.nn.Module, plans: Path) -> None:
     applied = apply(model, (sample(LENGTH),), plans=plans, memory=lambda: 1 << 40)
 
-    class Broken(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    class Broken(TorchDispatchMode):
         def __torch_dispatch__(
             self, func: Any, types: Any, args: Any = (), kwargs: Any = None
         ) -> Any:

@@ -100,13 +100,19 @@ def test_devices_do_not_wait_for_each_other(turns: Turns, tmp_path: Path) -> Non
         assert came
 
 
-def test_where_there_is_no_place_for_a_lock_nobody_is_waited_for(tmp_path: Path) -> None:
+def test_where_there_is_no_place_for_a_lock_nobody_is_waited_for(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     (tmp_path / "file").write_text("")
     made = Turns("device", tmp_path / "file" / "folder")
-    with made.take(5) as came:
-        assert came
+    for _ in range(3):
+        with made.take(5) as came:
+            assert came
     made.found_quiet()
     assert not made.is_quiet
+    (told,) = caplog.messages
+    assert "cannot take turns here" in told
+    assert "TMPDIR names another folder" in told
 
 
 def test_that_a_device_is_quiet_is_known_to_all_for_a_while(turns: Turns, tmp_path: Path) -> None:

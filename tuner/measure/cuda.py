@@ -45,8 +45,8 @@ class CudaBackend:
         self._turns = Turns(self._uuid)
 
     def time_call(self, call: Callable[[], Any]) -> tuple[float, float]:
-        first = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-        last = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        first = torch.cuda.Event(enable_timing=True)
+        last = torch.cuda.Event(enable_timing=True)
         torch.cuda.synchronize()
         wall = time.perf_counter()
         first.record()

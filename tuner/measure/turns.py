@@ -8,6 +8,7 @@ containers, or with another folder for temporary files, are not known of.
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import os
 import stat
@@ -17,6 +18,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+
+log = logging.getLogger("autochunk")
 
 PATIENCE_S = 600.0
 """A turn is waited for as long at most: a campaign that hangs must not stop the others."""
@@ -42,6 +45,7 @@ class Turns:
         self._lock = FileLock(folder / f"{name}.lock")
         self._quiet = folder / f"{name}.quiet"
         self._left_at = -math.inf
+        self._told = False
 
     @contextlib.contextmanager
     def take(self, most_s: float) -> Iterator[bool]:
@@ -56,23 +60,31 @@ class Turns:
                 self._left_at = time.monotonic()
 
     def _acquired(self, most_s: float) -> bool:
+        # who had it leaves those who wait the time to see that it is free
+        since = time.monotonic() - self._left_at
+        if most_s and since < _COURTESY_S and not self._lock.is_locked:
+            time.sleep(_COURTESY_S - since)
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             if not _is_own(self._folder):
-                return True
-            # who had it leaves those who wait the time to see that it is free
-            since = time.monotonic() - self._left_at
-            if most_s and since < _COURTESY_S and not self._lock.is_locked:
-                time.sleep(_COURTESY_S - since)
+                raise PermissionError(f"{self._folder} is not this user's own folder")
             self._lock.acquire(timeout=max(most_s, 0.0), poll_interval=_POLL_S)
         except Timeout:
             # who holds it shall look again, and see that somebody else measures
             with contextlib.suppress(OSError):
                 self._quiet.unlink(missing_ok=True)
             return False
-        except (OSError, NotImplementedError):
-            pass  # no place for a lock, or no locks there: nobody can be waited for
+        except (OSError, NotImplementedError) as error:
+            self._tell_once(error)  # and wait for nobody, since nobody can be seen
         return True
+
+    def _tell_once(self, error: Exception) -> None:
+        if not self._told:
+            log.warning(
+                "autochunk: campaigns on one device cannot take turns here, and may disturb each "
+                "other: %s: %s. TMPDIR names another folder", type(error).__name__, error,
+            )  # fmt: skip
+        self._told = True
 
     def found_quiet(self) -> None:
         """Tell all processes that nobody but them uses the device now."""

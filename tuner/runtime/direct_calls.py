@@ -1,9 +1,9 @@
 """Generated code that calls operators without the detours of its text.
 
 ``torch.ops.aten.add.Tensor(a, b)`` looks up four attributes and goes through a Python function
-before it reaches the operator, which costs the process of a tiny chunked model a tenth of its time.
-A loop of small passes on a GPU waits for just that. The text stays as it is, for people; what runs
-has each operator at hand.
+before it reaches the operator: a third of what a call on almost no data costs. A loop of small
+passes on a GPU waits for just that. The text stays as it is, for people; what runs has each
+operator at hand.
 """
 
 from __future__ import annotations

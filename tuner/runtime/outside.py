@@ -100,7 +100,7 @@ class Outside:
         return result
 
 
-class _Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Counting(TorchDispatchMode):
     """Counts every new storage of a real run."""
 
     def __init__(self, counter: _Counter) -> None:
