@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from tuner.database import (
     write_graph,
 )
 from tuner.environment import device_name
+from tuner.measure.cpu import CpuBackend
 from tuner.plans_merge import merge_graphs
 
 Run = Callable[..., tuple[int, str, str]]
@@ -134,6 +136,18 @@ def test_verify_reports_what_drifted_and_update_mends_it(
 
 
 @pytest.mark.parametrize("whole", [True, False], ids=["graph", "length"])
+def test_verify_does_not_time_plans_beside_a_campaign(
+    run: Run, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(CpuBackend, "turn", lambda self, most_s: nullcontext(False))
+    before = {path: path.read_bytes() for path in folder.rglob("*.yaml")}
+    config = write(tmp_path, campaign(tmp_path, seq_lens=[96]))
+    code, _, error = run("verify", folder, "--config", config, "--update")
+    assert code != 0
+    assert "a campaign keeps cpu busy; verify the plans after its end" in error
+    assert {path: path.read_bytes() for path in folder.rglob("*.yaml")} == before
+
+
 def test_verify_makes_stale_plans_usable(
     run: Run, tuned: GraphEntry, tmp_path: Path, whole: bool
 ) -> None:
