@@ -135,7 +135,6 @@ def test_verify_reports_what_drifted_and_update_mends_it(
     assert code == 2 and "no plans for blocks" in error
 
 
-@pytest.mark.parametrize("whole", [True, False], ids=["graph", "length"])
 def test_verify_does_not_time_plans_beside_a_campaign(
     run: Run, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -148,6 +147,7 @@ def test_verify_does_not_time_plans_beside_a_campaign(
     assert {path: path.read_bytes() for path in folder.rglob("*.yaml")} == before
 
 
+@pytest.mark.parametrize("whole", [True, False], ids=["graph", "length"])
 def test_verify_makes_stale_plans_usable(
     run: Run, tuned: GraphEntry, tmp_path: Path, whole: bool
 ) -> None:
