@@ -169,9 +169,8 @@ def looping() -> Cost:
     graph.output((graph.call_function(torch.ops.aten.mul.Tensor, (total, w)),))
     body = torch.fx.GraphModule(torch.nn.Module(), graph, "Body")
     cut = Sliced(0, 1)
-    loop = ChunkLoop(
-        body, chunks * size, size, (cut, cut, None), (Output(tuple(x.shape), x.stride(), cut),)
-    )
+    made = Output(tuple(x.shape), x.stride(), cut, x.dtype, x.device)
+    loop = ChunkLoop(body, chunks * size, size, (cut, cut, None), (made,))
     out = torch.empty_like(x)
 
     def by_hand() -> None:

@@ -57,7 +57,8 @@ def traits_of(target: Any, name: str, value: Any, node: torch.fx.Node) -> frozen
             source = source[0]
         if all(torch._C._is_alias_of(source, part) for part in parts):  # type: ignore[attr-defined]
             found.add(ALIAS)
-    if not aliased and ALIAS not in found and _is_fresh(target, node):
+    of_constant = any(one.op == "get_attr" for one in node.all_input_nodes)
+    if ALIAS not in found and not of_constant and makes_new(target):
         found.add(FRESH)
     return frozenset(found)
 
@@ -75,10 +76,11 @@ _COMPUTING = frozenset({
 """Composite ops that compute all of their output, so that it can share no argument's storage."""
 
 
-def _is_fresh(target: Any, node: torch.fx.Node) -> bool:
-    """Whether an op without alias annotations always makes its output new. Kernels do; composite
-    ops may hand an argument through where nothing is to be done, so that only some are trusted."""
-    if any(value.op == "get_attr" for value in node.all_input_nodes):
+def makes_new(target: Any) -> bool:
+    """Whether an op certainly gives tensors that share no storage with its arguments. Kernels
+    without alias annotations do; composite ops may hand an argument through where nothing is to be
+    done, so that only some are trusted."""
+    if any(returned.alias_info is not None for returned in target._schema.returns):
         return False
     composite = torch._C._dispatch_has_kernel_for_dispatch_key(
         target.name(), "CompositeImplicitAutograd"

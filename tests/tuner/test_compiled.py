@@ -24,6 +24,7 @@ from tuner.runtime.compiled import CompiledPiece, Compiler
 from tuner.runtime.compiled_run import Outcome, Tried, try_compiled
 from tuner.runtime.generate import generate
 from tuner.runtime.loop import ChunkLoop, Output, Sliced
+from tuner.runtime.pieces import Piece
 
 WIDTH = 32
 
@@ -388,9 +389,9 @@ def test_pieces_of_one_structure_are_compiled_once() -> None:
     class Counting(Compiler):
         made = 0
 
-        def _compile(self, module: fx.GraphModule, tensors: Any) -> Any:
+        def _compile(self, piece: Piece, tensors: Any) -> Any:
             Counting.made += 1
-            return module, None
+            return piece.module, None
 
     graph = fx.Graph()
     x, one, two = (graph.placeholder(name) for name in ("x", "one", "two"))
@@ -419,7 +420,8 @@ def test_a_ragged_last_pass_is_compiled_where_it_has_much_to_do() -> None:
     for size, both in ((6, True), (7, False)):  # 11 = 6 + 5; 15 = 7 + 7 + 1
         extent = 11 if both else 15
         cut = Sliced(0, 1)
-        loop = ChunkLoop(body, extent, size, (cut,), (Output((extent, 3), (3, 1), cut),))
+        output = Output((extent, 3), (3, 1), cut, torch.float32, torch.device("cpu"))
+        loop = ChunkLoop(body, extent, size, (cut,), (output,))
         whole = fx.Graph()
         whole.output((whole.call_module("region_0", (whole.placeholder("x"),)),))
         module = fx.GraphModule(nn.ModuleDict({"region_0": loop}), whole)

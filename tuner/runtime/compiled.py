@@ -23,9 +23,10 @@ import torch
 from torch import fx
 
 from tuner.compile_options import CompileOptions
-from tuner.runtime.direct_calls import call_directly
+from tuner.runtime.graph_modules import copied, with_graph
 from tuner.runtime.loop import ChunkLoop
 from tuner.runtime.pieces import Order, Piece
+from tuner.runtime.storing import StoringLoop, storing_body
 
 log = logging.getLogger("autochunk")
 
@@ -33,6 +34,9 @@ _Callable = Callable[[list[torch.Tensor]], Any]
 """Takes a list of tensors, which it may empty, and gives a sequence of tensors."""
 
 _Tensors = tuple[torch.Tensor, ...]
+
+Donors = tuple[int | None, ...]
+"""Per output of a loop, the place of the input whose storage it takes."""
 
 _LEAST_TAIL = 0.1
 """A ragged last pass is compiled, for its own length, where it does at least this share of a loop's
@@ -69,35 +73,44 @@ class Compiler:
             options: what is compiled, where that is not all that :attr:`options` ask for.
         """
         options = options or self.options
-        made = self._pieces(module, {}) if options.stretches else _copied(module)
+        made = self._pieces(module, {}) if options.stretches else copied(module)
         if options.bodies:
             self._loops(made, {})
         return made
 
-    def _loops(
-        self, module: fx.GraphModule, known: dict[tuple[int, int], fx.GraphModule]
-    ) -> None:
-        """Exchange the bodies of a module's loops; loops that share one go on sharing it."""
+    def _loops(self, module: fx.GraphModule, known: dict[object, fx.GraphModule]) -> None:
+        """Exchange a module's loops for ones with compiled bodies, which write their outputs; loops
+        that share a body go on sharing it.
 
-        def compiled(body: fx.GraphModule, length: int) -> fx.GraphModule:
-            """For passes of that length; ``known`` holds those made before."""
-            if (id(body), length) not in known:
-                made = self._pieces(body, {"length": length})
-                self._loops(made, known)
-                known[id(body), length] = made
-            return known[id(body), length]
+        Args:
+            known: bodies made before.
+        """
+
+        def storing(body: fx.GraphModule, donors: Donors) -> fx.GraphModule:
+            key = id(body), donors
+            if key not in known:
+                known[key] = storing_body(body, donors)
+            return known[key]
+
+        def compiled(body: fx.GraphModule, donors: Donors, length: int) -> fx.GraphModule:
+            """For passes of that length."""
+            key = id(body), donors, length
+            if key not in known:
+                known[key] = self._pieces(storing(body, donors), {"length": length})
+                self._loops(known[key], known)
+            return known[key]
 
         for name, loop in list(module.named_children()):
             if not isinstance(loop, ChunkLoop):
                 continue
+            donors = tuple(output.donor for output in loop.outputs)
+            body = compiled(loop.body, donors, loop.chunk_size)
             rest = loop.extent % loop.chunk_size
-            tail = loop.tail if loop.tail is not None or not rest else loop.body
-            if tail is not None and rest >= _LEAST_TAIL * loop.extent:
-                tail = compiled(tail, rest)
-            setattr(module, name, ChunkLoop(
-                compiled(loop.body, loop.chunk_size), loop.extent, loop.chunk_size,
-                loop.inputs, loop.outputs, tail,
-            ))  # fmt: skip
+            tail = (loop.tail or loop.body) if rest else None
+            if tail is not None:
+                works = rest >= _LEAST_TAIL * loop.extent
+                tail = compiled(tail, donors, rest) if works else storing(tail, donors)
+            setattr(module, name, StoringLoop(loop, body, tail))
 
     def _pieces(self, module: fx.GraphModule, known: Mapping[str, int]) -> fx.GraphModule:
         """The module with its straight pieces as modules that are compiled.
@@ -119,7 +132,7 @@ class Compiler:
                 continue
             name = f"compiled_{len(pieces)}"
             piece = Piece.of(group, order.fixed)
-            pieces[name] = CompiledPiece(piece.module, piece.structure, self)
+            pieces[name] = CompiledPiece(piece, self)
             # in a list that the piece empties, so that each tensor goes after its last use and none
             # is held to the piece's end
             handed = made.call_function(in_a_list, tuple(values[node] for node in piece.inputs))
@@ -127,27 +140,33 @@ class Compiler:
             for place, node in enumerate(piece.outputs):
                 values[node] = made.call_function(operator.getitem, (given, place))
         self.report.pieces += len(pieces)
-        return _with_graph(module, made, pieces)
+        return with_graph(module, made, pieces)
 
     def compile(
-        self, module: fx.GraphModule, structure: object, tensors: Sequence[torch.Tensor]
+        self, piece: Piece, tensors: Sequence[torch.Tensor]
     ) -> tuple[_Callable, _Tensors | None]:
         """A piece compiled for tensors like these, or the piece itself where that fails; and its
-        outputs, where comparing the two has made them."""
-        key = (structure, tuple((t.shape, t.stride(), t.dtype, t.device) for t in tensors))
+        outputs, where comparing the two has made them (what it writes is then written)."""
+        layouts = tuple((t.shape, t.stride(), t.dtype, t.device) for t in tensors)
+        key = (piece.structure, layouts)
         if key in self._made:
             return self._made[key], None
-        run, outputs = (module, None) if self.report.failure else self._compile(module, tensors)
+        run: _Callable = piece.module
+        outputs = None
+        if not self.report.failure:
+            run, outputs = self._compile(piece, tensors)
         self._made[key] = run
         return run, outputs
 
     def _compile(
-        self, module: fx.GraphModule, tensors: Sequence[torch.Tensor]
+        self, piece: Piece, tensors: Sequence[torch.Tensor]
     ) -> tuple[_Callable, _Tensors | None]:
         from torch._inductor import standalone_compile
 
         started = time.perf_counter()
+        module = piece.module
         given: list[Any] = [list(tensors)]  # (one argument)
+        written = [tensors[place] for place in piece.written]
         try:
             with warnings.catch_warnings():  # the compiler's remarks are of no use to users
                 warnings.simplefilter("ignore")
@@ -156,7 +175,11 @@ class Compiler:
                     options={"config_patches": dict(self.options.options)},
                 )  # fmt: skip
             made._artifacts = None  # (for saving; it holds all that was compiled before as well)
-            expected, found = tuple(module(list(tensors))), tuple(made(list(tensors)))
+            before = [tensor.clone() for tensor in written]
+            expected = tuple(module(list(tensors)))
+            stored = [tensor.clone() for tensor in written]
+            _put(before, written)  # (what is written over may be read first)
+            found = tuple(made(list(tensors)))
         except torch.OutOfMemoryError:  # no fault of the compiler's
             raise
         except Exception as error:  # whatever a compiler on a user's machine may raise
@@ -172,9 +195,10 @@ class Compiler:
             return module, None
         finally:
             self.report.seconds += time.perf_counter() - started
-        reason_why = _difference(expected, found)
+        reason_why = _difference((*expected, *stored), (*found, *written))
         if reason_why:
             log.warning("autochunk: a compiled piece is not used: %s", reason_why)
+            _put(stored, written)
             return module, expected
         self.report.compiled += 1
         return made, found
@@ -183,6 +207,11 @@ class Compiler:
 def in_a_list(*tensors: torch.Tensor) -> list[torch.Tensor]:
     """Tensors as a list, whose owner may empty it."""
     return list(tensors)
+
+
+def _put(values: Sequence[torch.Tensor], places: Sequence[torch.Tensor]) -> None:
+    for value, place in zip(values, places, strict=True):
+        place.copy_(value)
 
 
 def _difference(
@@ -209,10 +238,10 @@ def _difference(
 class CompiledPiece(torch.nn.Module):
     """A straight piece of generated code, compiled for the layouts that it first meets."""
 
-    def __init__(self, module: fx.GraphModule, structure: object, compiler: Compiler) -> None:
+    def __init__(self, piece: Piece, compiler: Compiler) -> None:
         super().__init__()
-        self.original = module
-        self._structure = structure
+        self.original = piece.module
+        self._piece = piece
         self._compiler = compiler
         self._run: _Callable | None = None
         self._strides: tuple[tuple[int, ...], ...] = ()
@@ -221,7 +250,7 @@ class CompiledPiece(torch.nn.Module):
         """The piece's outputs; ``tensors`` may be empty afterwards."""
         strides = tuple(tensor.stride() for tensor in tensors)
         if self._run is None:
-            self._run, outputs = self._compiler.compile(self.original, self._structure, tensors)
+            self._run, outputs = self._compiler.compile(self._piece, tensors)
             self._strides = strides
             if outputs is not None:
                 tensors.clear()
@@ -229,23 +258,3 @@ class CompiledPiece(torch.nn.Module):
         # sizes are those of the generated code, but a caller's tensor may lie otherwise next time
         run = self._run if strides == self._strides else self.original
         return tuple(run(tensors))
-
-
-def _copied(module: fx.GraphModule) -> fx.GraphModule:
-    """Another module of the same code and children."""
-    graph = fx.Graph()
-    graph.output(graph.graph_copy(module.graph, {}))
-    return _with_graph(module, graph, {})
-
-
-def _with_graph(
-    module: fx.GraphModule, graph: fx.Graph, more: Mapping[str, torch.nn.Module]
-) -> fx.GraphModule:
-    """Another module that runs this graph, with the children of a given one and some more."""
-    # (one made from the given module would copy its tree: weights must be read where they are)
-    made = fx.GraphModule(torch.nn.Module(), fx.Graph(), type(module).__name__)
-    for name, child in {**module._modules, **more}.items():
-        made.add_module(name, child)
-    made.graph = graph  # (which recompiles)
-    call_directly(made)
-    return made

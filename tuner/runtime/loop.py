@@ -21,12 +21,15 @@ class Sliced:
 class Output:
     """An output that passes fill: shape and strides in elements, and which part a pass writes.
 
-    ``donor`` is the place of an input whose storage it takes, or None to allocate it.
+    ``donor`` is the place of an input whose storage it takes, or None to allocate it; ``dtype`` and
+    ``device`` are what the capture told.
     """
 
     shape: tuple[int, ...]
     strides: tuple[int, ...]
     cut: Sliced
+    dtype: torch.dtype
+    device: torch.device
     donor: int | None = None
 
     def room(self, part: torch.Tensor, tensors: tuple[torch.Tensor, ...]) -> torch.Tensor:

@@ -11,6 +11,7 @@ import torch
 from torch import fx
 
 from search_space.causal_attention import causal_attention
+from tuner.runtime.storing import STORE
 from tuner.runtime.weights import is_weight
 
 _LEAST_KERNELS = 2
@@ -119,11 +120,12 @@ def _has_several(node: fx.Node) -> bool:
 @dataclass(frozen=True)
 class Piece:
     """A run of nodes as a module of its own: what enters, what leaves, and what makes it like
-    others."""
+    others; ``written`` are the places of inputs that it writes over."""
 
     module: fx.GraphModule
     inputs: tuple[fx.Node, ...]
     outputs: tuple[fx.Node, ...]
+    written: tuple[int, ...]
     structure: object
 
     @staticmethod
@@ -156,7 +158,9 @@ class Piece:
         made.output(tuple(values[node] for node in leaving))
         rows.append(tuple(places[node] for node in leaving))
         module = fx.GraphModule(torch.nn.Module(), made, "Piece")
-        return Piece(module, tuple(entering), leaving, repr(rows))
+        inputs = tuple(entering)
+        written = tuple(inputs.index(node.args[0]) for node in nodes if node.target is STORE)
+        return Piece(module, inputs, leaving, written, repr(rows))
 
 
 def _structure(

@@ -157,7 +157,9 @@ def chunk_loop(
         place = places[node]
         cut = Sliced(loop.region.dims[place], loop.factors[place])
         donor = entries.index(donated[node]) if node in donated else None
-        outputs.append(Output(layout.shape, layout.strides, cut, donor))
+        told = loop.graph.nodes[node].output
+        dtype, device = getattr(torch, told.dtype), torch.device(told.device)
+        outputs.append(Output(layout.shape, layout.strides, cut, dtype, device, donor))
     inputs = tuple(
         None if source.dim is None else Sliced(source.dim, source.factor) for source in loop.inputs
     )

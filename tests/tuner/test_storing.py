@@ -1,0 +1,220 @@
+"""Bodies that write their outputs: the same numbers, over donors too, and no copies beside them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import fx, nn
+
+from search_space.candidates import find_classes
+from search_space.plan import Choice
+from search_space.space import SearchSpace
+from tests.tiny import EVERYTHING, Tiny, chunk_sizes
+from tuner.compile_options import CompileOptions
+from tuner.measure.cpu import CpuBackend
+from tuner.runtime.compiled import CompiledPiece, Compiler
+from tuner.runtime.loop import ChunkLoop, Output, Sliced
+from tuner.runtime.pieces import Piece
+from tuner.runtime.storing import STORE, StoringLoop, storing_body
+
+aten = torch.ops.aten
+ROWS = Sliced(0, 1)
+
+
+@pytest.fixture(autouse=True)
+def no_gradients() -> Iterator[None]:
+    with torch.no_grad():
+        yield
+
+
+class AsItIs(Compiler):
+    """Cuts code into pieces, and runs them without a compiler."""
+
+    def _compile(self, piece: Piece, tensors: Sequence[torch.Tensor]) -> Any:
+        return piece.module, None
+
+
+def storing_loops(module: nn.Module) -> list[StoringLoop]:
+    return [child for child in module.modules() if isinstance(child, StoringLoop)]
+
+
+NAMES = [
+    ("gpt2", "eager", 2), ("gpt2", "sdpa", 2), ("vit", "sdpa", 2), ("llama", "eager", 1),
+    ("bert", "eager", 1),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "attention", "layers"), NAMES)
+def test_plans_of_models_give_the_very_same(
+    tiny: Callable[..., Tiny], name: str, attention: str, layers: int
+) -> None:
+    subject = tiny(name, attention, layers)
+    space = SearchSpace(subject.memory, find_classes(subject.memory, EVERYTHING))
+    draw = random.Random(5)
+    plans: list[tuple[Choice, ...]] = [
+        (Choice(item.regions, max(1, item.extent // 3)),) for item in space.classes
+    ]
+    for _ in range(12):
+        picked = draw.sample(space.classes, min(len(space.classes), draw.randint(2, 12)))
+        sizes = {item.key: draw.choice(chunk_sizes(item.extent) or (1,)) for item in picked}
+        plans.append(space.decode(sizes).choices)
+    donated = 0
+    for choices in plans:
+        module = subject.module(choices)
+        made = AsItIs(CompileOptions(stretches=False)).with_compiled(module)
+        loops = storing_loops(made)
+        assert loops or not choices
+        donated += sum(output.donor is not None for loop in loops for output in loop.outputs)
+        for found, expected in zip(made(*subject.args), module(*subject.args), strict=True):
+            assert torch.equal(found, expected), choices
+            assert found.stride() == expected.stride()
+    assert donated
+
+
+def body_of(
+    write: Callable[[fx.Graph, dict[str, fx.Node]], Sequence[fx.Node]], *inputs: str
+) -> fx.GraphModule:
+    """A body of these inputs, which ``write`` makes the outputs from."""
+    graph = fx.Graph()
+    given = {name: graph.placeholder(name) for name in (*inputs, "start", "length")}
+    graph.output(tuple(write(graph, given)))
+    return fx.GraphModule(nn.Module(), graph, "Body")
+
+
+def rows(tensor: torch.Tensor, donor: int | None = None) -> Output:
+    return Output(tuple(tensor.shape), tensor.stride(), ROWS, tensor.dtype, tensor.device, donor)
+
+
+def both(
+    body: fx.GraphModule, size: int, outputs: tuple[Output, ...], *tensors: torch.Tensor
+) -> tuple[Any, Any]:
+    """What a plain loop gives, and what a storing one does; each may write over its tensors."""
+    cuts = tuple(ROWS for _ in tensors)
+    plain = ChunkLoop(body, tensors[0].shape[0], size, cuts, outputs)
+    loop = StoringLoop(plain, storing_body(body, [one.donor for one in outputs]), None)
+    return plain(*(one.clone() for one in tensors)), loop(*(one.clone() for one in tensors))
+
+
+@pytest.mark.parametrize("named", ["itself", "by a view", "by a cast that does nothing"])
+def test_a_donor_is_written_when_it_is_read_no_more(named: str) -> None:
+    """Of two outputs the first is written over the input that the second still reads."""
+
+    def write(graph: fx.Graph, given: dict[str, fx.Node]) -> list[fx.Node]:
+        x = other = given["x"]
+        if named == "by a view":
+            other = graph.call_function(aten.transpose.int, (x, 0, 1))
+        elif named == "by a cast that does nothing":
+            other = graph.call_function(aten.to.dtype, (x, torch.float32))
+        first = graph.call_function(aten.relu.default, (x,))
+        second = graph.call_function(aten.mul.Tensor, (other, 2.0))
+        if named == "by a view":
+            second = graph.call_function(aten.transpose.int, (second, 0, 1))
+        return [first, second]
+
+    x = torch.randn(7, 3)
+    expected, found = both(body_of(write, "x"), 3, (rows(x, donor=0), rows(x)), x)
+    assert torch.equal(found[0], x.relu()) and torch.equal(expected[0], x.relu())
+    assert torch.equal(found[1], 2 * x) and torch.equal(expected[1], 2 * x)
+
+
+def test_an_output_that_is_the_donor_itself_is_kept_before_it_is_written() -> None:
+    def write(graph: fx.Graph, given: dict[str, fx.Node]) -> list[fx.Node]:
+        x = given["x"]
+        return [graph.call_function(aten.neg.default, (x,)),
+                graph.call_function(aten.view.default, (x, [-1, 3]))]  # fmt: skip
+
+    x = torch.randn(8, 3)
+    _, found = both(body_of(write, "x"), 3, (rows(x, donor=0), rows(x)), x)
+    assert torch.equal(found[0], -x) and torch.equal(found[1], x)
+
+
+def test_a_donor_that_lies_otherwise_gives_what_was_told() -> None:
+    def write(graph: fx.Graph, given: dict[str, fx.Node]) -> list[fx.Node]:
+        return [graph.call_function(aten.neg.default, (given["x"],))]
+
+    x = torch.randn(3, 7).t()
+    told = Output((7, 3), (3, 1), ROWS, torch.float32, x.device, 0)
+    for found in both(body_of(write, "x"), 3, (told,), x):
+        assert torch.equal(found, -x) and found.stride() == (3, 1)
+
+
+def test_an_input_may_be_an_output_and_names_may_be_taken() -> None:
+    def write(graph: fx.Graph, given: dict[str, fx.Node]) -> list[fx.Node]:
+        return [given["output_0"], graph.call_function(aten.neg.default, (given["output_0"],))]
+
+    x = torch.randn(5, 2)
+    for found in both(body_of(write, "output_0"), 2, (rows(x), rows(x)), x):
+        assert torch.equal(found[0], x) and torch.equal(found[1], -x)
+
+
+def feed_forward(graph: fx.Graph, given: dict[str, fx.Node]) -> list[fx.Node]:
+    """x + tanh(relu(x w)), whose last kernel can write the output."""
+    made = graph.call_function(aten.mm.default, (given["x"], given["w"]))
+    for op in (aten.relu.default, aten.tanh.default):
+        made = graph.call_function(op, (made,))
+    return [graph.call_function(aten.add.Tensor, (given["x"], made))]
+
+
+@pytest.mark.parametrize("donor", [None, 0])
+def test_a_compiled_kernel_writes_the_output(donor: int | None) -> None:
+    """No result of a pass exists beside the product: the kernel behind it writes the output."""
+    x, w = torch.randn(4096, 64), torch.randn(64, 64) / 8
+    body = body_of(feed_forward, "x", "w")
+    plain = ChunkLoop(body, 4096, 1024, (ROWS, None), (rows(x, donor),))
+    root = fx.Graph()
+    root.output((root.call_module("loop", (root.placeholder("x"), root.placeholder("w"))),))
+    module = fx.GraphModule(nn.ModuleDict({"loop": plain}), root)
+    compiler = Compiler()
+    made = compiler.with_compiled(module)
+    (loop,) = storing_loops(made)
+    assert [piece for piece in loop.body.children() if isinstance(piece, CompiledPiece)]
+    for _ in range(2):  # the first call compiles and compares
+        found = made(x.clone(), w)[0]
+        torch.testing.assert_close(found, x + (x @ w).relu().tanh(), rtol=1e-5, atol=1e-5)
+    assert compiler.report.compiled == 1 and not compiler.report.failure
+    given = x.clone()
+    _, peak = CpuBackend().peak(lambda: made(given, w))
+    one_pass = x.nbytes // 4
+    assert peak.requested_bytes == one_pass + (x.nbytes if donor is None else 0)
+
+
+@pytest.mark.parametrize("donor", [None, 0])
+def test_what_a_wrong_kernel_has_written_is_put_right(
+    donor: int | None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Artifact:
+        """Writes what it should, and then something else."""
+
+        def __init__(self, module: fx.GraphModule) -> None:
+            self.module = module
+
+        def __call__(self, tensors: list[torch.Tensor]) -> Any:
+            room = tensors[0 if donor == 0 else -1]
+            made = self.module(tensors)
+            room.add_(1.0)
+            return made
+
+    monkeypatch.setattr(
+        "torch._inductor.standalone_compile", lambda module, *args, **options: Artifact(module)
+    )
+    x, w = torch.randn(10, 4), torch.randn(4, 4)
+    body = body_of(feed_forward, "x", "w")
+    plain = ChunkLoop(body, 10, 5, (ROWS, None), (rows(x, donor),))
+    root = fx.Graph()
+    root.output((root.call_module("loop", (root.placeholder("x"), root.placeholder("w"))),))
+    made = Compiler().with_compiled(fx.GraphModule(nn.ModuleDict({"loop": plain}), root))
+    for _ in range(2):
+        torch.testing.assert_close(made(x.clone(), w)[0], x + (x @ w).relu().tanh())
+    assert [one for one in caplog.records if "is not used" in one.message]
+
+
+def test_stores_stand_behind_what_they_store() -> None:
+    body = storing_body(body_of(feed_forward, "x", "w"), [None])
+    names = [node.name for node in body.graph.nodes if node.op == "placeholder"]
+    assert names == ["x", "w", "output_0", "start", "length"]
+    last = list(body.graph.nodes)[-2]
+    assert last.target is STORE and "copy_" in body.code
