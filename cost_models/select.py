@@ -84,9 +84,9 @@ class Selector:
         Raises:
             BudgetError: no plan fits; it carries the lowest peak that was found.
         """
-        fitting = [self._relax(setting, budget_bytes) for setting in self._fitting(budget_bytes)]
-        if fitting:
-            return self._selected(min(fitting, key=self._extra))
+        found = self.at_hand(budget_bytes)
+        if found is not None:
+            return found
         least = self._least
         lowest_bytes = self._peak(least)
         if lowest_bytes > budget_bytes:
@@ -97,6 +97,12 @@ class Selector:
                 lowest_bytes=lowest_bytes,
             )
         return self._selected(self._relax(least, budget_bytes))
+
+    def at_hand(self, budget_bytes: int) -> Selected | None:
+        """As :meth:`within`, but where no straight descent leads there None, at once: it is not
+        sought how low one can go."""
+        fitting = [self._relax(setting, budget_bytes) for setting in self._fitting(budget_bytes)]
+        return self._selected(min(fitting, key=self._extra)) if fitting else None
 
     def lowest(self, unchunked_s: float | None = None, slowdown: float = 1.5) -> Selected:
         """The plan of the lowest peak; where the unchunked time is given, of those predicted to
@@ -115,6 +121,22 @@ class Selector:
         return self.space.memory.profile().peak_bytes
 
     @cached_property
+    def floor_bytes(self) -> int:
+        """No peak is lower: what is alive, unchunked, at nodes that no class spans."""
+        memory = self.space.memory
+        changes = np.zeros(len(memory.graph.nodes) + 1, dtype=np.int64)
+        for region in (region for item in self.space.classes for region in item.regions):
+            changes[region.nodes[0]] += 1
+            changes[region.anchor + 1] -= 1
+        spanned = np.cumsum(changes) > 0
+        profile = memory.profile()
+        return max(
+            (int(live) for live, step in zip(profile.live_bytes, profile.steps, strict=True)
+             if step.node is not None and not spanned[step.node]),
+            default=0,
+        )  # fmt: skip
+
+    @cached_property
     def _least(self) -> Setting:
         """The lowest peak that is found at any price. What can be met must not depend on the cost,
         so that one of the descents looks at bytes alone, and one prefers wide chunks."""
@@ -127,6 +149,8 @@ class Selector:
 
     def _fitting(self, budget_bytes: int) -> list[Setting]:
         """Settings within a budget, straight from the unchunked model."""
+        if budget_bytes < self.floor_bytes:
+            return []
         found = [self._descend((), budget_bytes, price) for price in (self._extra, None)]
         return [setting for setting in found if not self._excess(setting, budget_bytes)]
 

@@ -260,6 +260,36 @@ def test_what_is_feasible_is_found(space: SearchSpace, cost: Cost) -> None:
     assert not missed
 
 
+def test_no_plan_comes_below_the_floor(space: SearchSpace) -> None:
+    sharp = 0
+    for triple in triples(space):
+        small = SearchSpace(space.memory, triple)
+        lowest = min(peak for peak, _, _ in outcomes(small, by_roofline))
+        floor = Selector(small, by_roofline).floor_bytes
+        assert floor <= lowest
+        sharp += floor == lowest
+    assert sharp > 5, "else it tells next to nothing"
+
+
+def test_what_is_at_hand_is_what_is_selected(space: SearchSpace, cost: Cost) -> None:
+    selector = Selector(space, cost)
+    *loose, lowest = sorted(budgets(selector, 4), reverse=True)
+    for budget in loose:
+        assert selector.at_hand(budget) == selector.within(budget)
+    assert selector.at_hand(lowest) in (None, selector.within(lowest))
+    assert selector.at_hand(selector.lowest().peak_bytes - 1) is None
+
+
+def test_below_the_floor_nothing_is_tried(space: SearchSpace) -> None:
+    def never(item: RegionClass, chunk_size: int) -> float:
+        raise AssertionError("a plan is judged that cannot fit")
+
+    selector = Selector(SearchSpace(space.memory, triples(space)[0]), never)
+    assert selector.at_hand(selector.floor_bytes - 1) is None
+    with pytest.raises(AssertionError, match="is judged"):
+        selector.at_hand(selector.floor_bytes)
+
+
 @pytest.mark.parametrize("cost", LOSSES)
 def test_what_is_found_is_close_to_the_best(space: SearchSpace, cost: Cost) -> None:
     worse = []

@@ -126,11 +126,8 @@ def leaving_room(analysis: Analysis, chosen: Chosen, over_bytes: int) -> Chosen 
     None where there is none, or the plan was tuned or the lowest already."""
     if chosen.source != ANALYTIC or over_bytes >= chosen.peak_bytes:
         return None
-    try:
-        found = analysis.selector.within(chosen.peak_bytes - over_bytes)
-    except BudgetError:
-        return None
-    return Chosen(
+    found = analysis.selector.at_hand(chosen.peak_bytes - over_bytes)
+    return found and Chosen(
         found.plan, f"{ANALYTIC}, with room for compiled code", found.peak_bytes,
         chosen.limit_bytes,
     )  # fmt: skip
