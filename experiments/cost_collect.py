@@ -80,8 +80,9 @@ CONFIRM: Mapping[str, Any] = {"warmup": 1, "repeats": 6, "timeout_s": 600.0}
 _RUNS = "runs{}.jsonl"
 """The ledger of a pass."""
 
-PASSES = 2
-"""Processes that run every plan: a process places its memory once, and all its runs share that."""
+PASSES = 4
+"""Processes that run every plan, even in number: a process places its memory once, and all its runs
+share that."""
 
 
 class Told(Silent):
@@ -141,8 +142,8 @@ def plans_of(space: SearchSpace) -> dict[Plan, dict[str, int]]:
 
 
 def reference(subject: CostSubject, folder: Path) -> None:
-    """Run every plan of the small space of each length, in two processes one after the other; rows
-    go to a ledger of its own."""
+    """Run every plan of the small space of each length, in several processes one after the other;
+    rows go to a ledger of its own."""
     config = subject.config(folder, confirm=CONFIRM)
     path = folder / "reference.jsonl"
     rows = list(read_ledger(path)) if path.exists() else []
@@ -219,7 +220,7 @@ def _run_rows(
     unchunked: float,
 ) -> Iterator[dict[str, Any]]:
     """What each plan's runs gave, relative to the unchanged graph's in the same turns: the mean of
-    the processes, whose scatter is what a run in a new process may be off by."""
+    the processes, and of either half of them, which differ by what such a mean may be off by."""
     for plan, setting in plans.items():
         if not all(plan in timed for timed in passes):
             continue
@@ -237,7 +238,7 @@ def _run_rows(
             "requested_bytes": passes[0][plan].requested_bytes,
             "latency_ms": round(unchunked * math.exp(mean), 4),
             "log_ratio": round(mean, 5),
-            "halves": [round(half, 5) for half in found],
+            "halves": [round(statistics.fmean(found[half::2]), 5) for half in (0, 1)],
         }
 
 
