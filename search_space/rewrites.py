@@ -25,7 +25,8 @@ class Kernels:
 
     Attributes:
         attention: ``keep`` what the model asked for; ``sdpa``, fused attention wherever it is
-            written out; or ``auto``, the form of which plans are known, else the fused one.
+            written out; or ``auto``, the form of which plans are known, else the fused one, in
+            whose place ``apply`` takes the other where that is clearly faster within the budget.
     """
 
     attention: str = "keep"

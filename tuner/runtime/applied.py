@@ -8,6 +8,7 @@ shapes, and nothing but a dictionary look-up for shapes seen before.
 from __future__ import annotations
 
 import copy
+import functools
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -32,6 +33,7 @@ from tuner.runtime.choose import (
     rungs,
     using_room,
 )
+from tuner.runtime.choose_form import Form, quickest
 from tuner.runtime.compiled import Compiler, CompileReport
 from tuner.runtime.compiled_run import apart, explain_compiled, known_peak, try_compiled
 from tuner.runtime.explain import explain_plan, module_code
@@ -168,30 +170,37 @@ class Applied(torch.nn.Module):
             known = self._serving.get(key)
             if known is not None:  # another thread was here first
                 return known
-            located = self._located(args, kwargs)
-            analysis = Analysis.unmeasured(
-                located.captured.graph, located.bindings, self._probe
-            )
-            serving = self._serve(analysis, located, args, kwargs)
-            analysis.memory.forget()
+            forms = [
+                Form(one, Analysis.unmeasured(one.captured.graph, one.bindings, self._probe))
+                for one in self._located(args, kwargs)
+            ]
+            serving = self._serve(forms, args, kwargs)
+            for form in forms:
+                form.analysis.memory.forget()
             while len(self._serving) >= MOST_SHAPES:
                 self._serving.pop(next(iter(self._serving)))
             self._serving[key] = serving
             return serving
 
-    def _located(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Located:
-        """The capture for a call, with the kernels that the plan or the user asks for."""
-        if self._wish.fixed is not None:
-            return self._captures.rewritten(args, kwargs, self._wish.fixed.rewrites)
+    def _located(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Located, ...]:
+        """The capture for a call, with the kernels that the plan or the user asks for; where that
+        is left open, in each form that may serve it within a budget, the preferred one first."""
+        wish = self._wish
+        if wish.fixed is not None:
+            return (self._captures.rewritten(args, kwargs, wish.fixed.rewrites),)
         located = self._captures.locate(args, kwargs)
-        return replace(located, captured=self._forms.chosen(located.captured, located.bindings))
+        forms = self._forms.of(located.captured, located.bindings)
+        if wish.budget is None or wish.budget.is_minimum:  # what takes less memory is preferred
+            forms = forms[:1]
+        return tuple(replace(located, captured=one) for one in forms)
 
     def _serve(
-        self, analysis: Analysis, located: Located, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, forms: Sequence[Form], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Serving:
-        wish, captured = self._wish, located.captured
+        wish = self._wish
 
-        def prepare(chosen: Chosen) -> Prepared:
+        def prepare(form: Form, chosen: Chosen) -> Prepared:
+            captured, analysis = form.located.captured, form.analysis
             asked = wish.compile is not None or chosen.plan.compiled
             if self._compiler is None or wish.free is not None or not asked:
                 module = generate(analysis, chosen.plan, self.model, captured.constants)
@@ -199,17 +208,22 @@ class Applied(torch.nn.Module):
             tensors = signature(args, kwargs).tensors
             return self._compiled(captured, analysis, chosen, self._compiler, tensors)
 
+        @functools.cache
         def eager_peak() -> int:
             with unchanged(self.model):
-                return eager_or_captured_peak(self.model, analysis, args, kwargs)
+                return eager_or_captured_peak(self.model, first.analysis, args, kwargs)
 
+        first = forms[0]
         if wish.fixed is not None:
-            return Pinned(prepare(_given(wish.fixed, analysis)))
+            return Pinned(prepare(first, _given(wish.fixed, first.analysis)))
         if wish.free is not None:
-            entry = wish.plans.entry(analysis.graph.fingerprint)
+            entry = wish.plans.entry(first.analysis.graph.fingerprint)
             backend = backend_for(device_of(self.model))
-            return Elastic(rungs(analysis, entry, located.shapes), prepare, wish.free, backend)
-        return Pinned(prepare(self._choose(analysis, located, eager_peak)))
+            ladder = rungs(first.analysis, entry, first.located.shapes)
+            return Elastic(ladder, functools.partial(prepare, first), wish.free, backend)
+        form, chosen = quickest(forms, lambda one: self._choose(one, eager_peak))
+        self._example_bytes = self._example_bytes or chosen.peak_bytes
+        return Pinned(prepare(form, chosen))
 
     def _compiled(
         self,
@@ -242,14 +256,12 @@ class Applied(torch.nn.Module):
         second, _ = tried(other)
         return second if second.is_compiled(compiler.options) else first
 
-    def _choose(
-        self, analysis: Analysis, located: Located, eager_peak: Callable[[], int]
-    ) -> Chosen:
+    def _choose(self, form: Form, eager_peak: Callable[[], int]) -> Chosen:
         """A call's plan. A share of the little that a short input needs may be out of reach; it
         may then take what the example inputs take, which the user has agreed to."""
-        plans, shapes = self._wish.plans, located.shapes
+        plans, analysis, shapes = self._wish.plans, form.analysis, form.located.shapes
         try:
-            chosen = choose_for(plans, analysis, shapes, self._wish.budget, eager_peak)
+            return choose_for(plans, analysis, shapes, self._wish.budget, eager_peak)
         except BudgetError as error:
             if not self._example_bytes:
                 raise
@@ -258,8 +270,6 @@ class Applied(torch.nn.Module):
                 return choose_for(plans, analysis, shapes, allowed, eager_peak)
             except BudgetError:
                 raise error from None
-        self._example_bytes = self._example_bytes or chosen.peak_bytes
-        return chosen
 
     # -- in all else the model itself ------------------------------------------------------------
 

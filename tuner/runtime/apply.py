@@ -83,7 +83,8 @@ def apply(
             model; ``"auto"`` finds them. The model itself then runs their plans, until
             ``remove()`` of what is returned.
         kernels: ``"keep"`` (the default) runs attention as the model has it, ``"sdpa"`` as fused
-            kernels wherever it is written out, ``"auto"`` as it was tuned, else fused.
+            kernels wherever it is written out, ``"auto"`` as it was tuned, else fused, unless the
+            other form is predicted to be clearly faster within the budget (with targets, fused).
         compile: True, or a mapping of Inductor's options, compiles what runs between loops and in
             each pass, as far as a measured run keeps the budget; the first call at new sizes then
             runs the model a few times. By default a tuned plan says whether it is compiled.

@@ -24,8 +24,10 @@ def explain_plan(analysis: Analysis, chosen: Chosen) -> str:
     memory = analysis.memory
     before = memory.profile().peak_bytes
     sizes = ", ".join(f"{name}={value}" for name, value in analysis.bindings.items())
+    fused = "; attention runs fused" if "sdpa" in analysis.graph.rewrites else ""
     lines = [
-        f"graph {analysis.graph.fingerprint} at {sizes or 'fixed sizes'}; plan: {chosen.source}",
+        f"graph {analysis.graph.fingerprint} at {sizes or 'fixed sizes'}{fused}; "
+        f"plan: {chosen.source}",
         f"predicted activation peak {mib(chosen.peak_bytes)}, unchunked {mib(before)} "
         f"({chosen.peak_bytes / max(before, 1):.2f}x)",
     ]

@@ -45,7 +45,7 @@ _TOLERANCE = {"float64": 1e-9, "float32": 1e-4, "bfloat16": 3e-2, "float16": 4e-
 
 
 class Forms:
-    """Which form of a capture runs: the first that was tuned, else the preferred one.
+    """Which forms of a capture may run: the one that was tuned, else all, the preferred one first.
 
     Args:
         is_tuned: tells of a fingerprint whether plans are known.
@@ -55,15 +55,19 @@ class Forms:
         self._kernels = kernels
         self._is_tuned = is_tuned or (lambda fingerprint: False)
         # (the capture is held, since the ids of what is gone are given out again)
-        self._kept: dict[int, tuple[Capture, Capture]] = {}
+        self._kept: dict[int, tuple[Capture, tuple[Capture, ...]]] = {}
 
-    def chosen(self, captured: Capture, bindings: Mapping[str, int]) -> Capture:
-        """The form of a capture that serves a call with these symbol values."""
+    def of(self, captured: Capture, bindings: Mapping[str, int]) -> tuple[Capture, ...]:
+        """The forms of a capture that may serve a call with these symbol values."""
         if id(captured) not in self._kept:
             found = variants(captured, self._kernels, bindings)
-            tuned = (one for one in found if self._is_tuned(one.graph.fingerprint))
-            self._kept[id(captured)] = (captured, next(tuned, found[0]))
+            tuned = tuple(one for one in found if self._is_tuned(one.graph.fingerprint))
+            self._kept[id(captured)] = (captured, tuned[:1] or found)
         return self._kept[id(captured)][1]
+
+    def chosen(self, captured: Capture, bindings: Mapping[str, int]) -> Capture:
+        """The tuned form, else the preferred one."""
+        return self.of(captured, bindings)[0]
 
 
 def variants(

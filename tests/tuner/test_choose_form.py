@@ -1,0 +1,137 @@
+"""Which form of attention serves a call: fused, unless the written one is clearly faster."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from cost_models.ceilings import Ceilings, default_ceilings
+from search_space.budget import Budget, parse_budget
+from search_space.errors import BudgetError
+from search_space.graph import Graph
+from tuner import apply
+from tuner.runtime.analysis import Analysis
+from tuner.runtime.captures import Captures
+from tuner.runtime.choose import Chosen, choose
+from tuner.runtime.choose_form import CLEARLY, Form, quickest
+from tuner.runtime.kernels import with_rewrites
+
+HEADS, LENGTH = 4, 512
+
+
+class Attention(nn.Module):
+    """Attention written out, with heads of so many columns."""
+
+    def __init__(self, head: int) -> None:
+        super().__init__()
+        self.qkv = nn.Linear(HEADS * head, 3 * HEADS * head)
+        self.out = nn.Linear(HEADS * head, HEADS * head)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        batch, length, width = x.shape
+        q, k, v = (
+            part.reshape(batch, length, HEADS, -1).transpose(1, 2)
+            for part in self.qkv(x).split(width, -1)
+        )
+        weights = (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(-1)
+        found: torch.Tensor = self.out((weights @ v).transpose(1, 2).reshape(batch, length, width))
+        return found
+
+
+@pytest.fixture(autouse=True)
+def no_gradients() -> Iterator[None]:
+    with torch.no_grad():
+        yield
+
+
+def on_a_gpu(graph: Graph) -> Graph:
+    """The graph as it would be captured there."""
+    nodes = tuple(
+        replace(node, outputs=tuple(replace(one, device="cuda:0") for one in node.outputs))
+        for node in graph.nodes
+    )
+    return replace(graph, nodes=nodes, device="cuda")
+
+
+def forms_of(head: int, device: str, ceilings: Ceilings | None = None) -> tuple[Form, Form]:
+    """Fused and as written, in that order."""
+    model = Attention(head).eval()
+    located = Captures(model).locate((torch.randn(1, LENGTH, HEADS * head),), {})
+    fused = with_rewrites(located.captured, ("sdpa",), located.bindings)
+    assert fused.graph.rewrites == ("sdpa",)
+    found = []
+    for captured in (fused, located.captured):
+        graph = on_a_gpu(captured.graph) if device == "cuda" else captured.graph
+        given = ceilings or default_ceilings(device)
+        found.append(Form(replace(located, captured=replace(captured, graph=graph)),
+                          Analysis(graph, located.bindings, given)))  # fmt: skip
+    return found[0], found[1]
+
+
+def within(form: Form, limit: int) -> Chosen:
+    return choose(form.analysis, None, form.located.shapes, Budget(absolute_bytes=limit), None)
+
+
+# launches apart, which at these small sizes are all there is to a GPU's time
+FAST = replace(default_ceilings("cuda"), launch_s=1e-12, half_rows=0.0, filling=0)
+
+
+def test_narrow_heads_on_a_gpu_stay_as_written_where_that_fits() -> None:
+    fused, written = forms_of(4, "cuda", FAST)
+    assert CLEARLY * written.analysis.unchunked_s < fused.analysis.unchunked_s
+    most = written.analysis.memory.profile().peak_bytes
+    form, chosen = quickest((fused, written), lambda one: within(one, most))
+    assert form is written and not chosen.plan.choices
+
+
+def test_wide_heads_and_small_budgets_take_the_fused_form() -> None:
+    wide, other = forms_of(64, "cuda", FAST)
+    most = other.analysis.memory.profile().peak_bytes
+    assert quickest((wide, other), lambda one: within(one, most))[0] is wide
+    fused, written = forms_of(4, "cuda", replace(FAST, launch_s=1e-4))
+    least = fused.analysis.memory.profile().peak_bytes
+    form, chosen = quickest((fused, written), lambda one: within(one, least))
+    assert form is fused and chosen.peak_bytes <= least
+
+
+def test_what_cannot_be_clearly_faster_is_not_searched() -> None:
+    fused, written = forms_of(8, "cpu")
+    asked: list[Form] = []
+
+    def ask(form: Form) -> Chosen:
+        asked.append(form)
+        return within(form, fused.analysis.memory.profile().peak_bytes)
+
+    assert quickest((fused, written), ask)[0] is fused
+    assert asked == [fused]
+
+
+def test_a_form_that_cannot_meet_the_budget_is_passed_over() -> None:
+    fused, written = forms_of(4, "cuda", FAST)
+
+    def ask(form: Form) -> Chosen:
+        if form is written:
+            raise BudgetError("too little", lowest_bytes=1)
+        return within(form, fused.analysis.memory.profile().peak_bytes)
+
+    assert quickest((fused, written), ask)[0] is fused
+    with pytest.raises(BudgetError, match="too little"):
+        quickest((written, fused), ask)
+
+
+@pytest.mark.parametrize("budget", [None, "min", 1.0])
+def test_models_are_applied_in_the_form_that_is_chosen(
+    budget: float | str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a limit the time decides; without one, and for the lowest peak, the memory."""
+    monkeypatch.setattr("tuner.runtime.choose_form.CLEARLY", 0.01)  # the other form always is
+    model, x = Attention(8).eval(), torch.randn(1, 96, 32)
+    fast = apply(model, (x,), memory_budget=budget, kernels="auto")
+    limited = budget is not None and not parse_budget(budget).is_minimum
+    assert fast.plan.rewrites == (() if limited else ("sdpa",))
+    torch.testing.assert_close(fast(x), model(x))
+    assert ("fused" in fast.explain()) is not limited
