@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from search_space.classes import RegionClass
 from search_space.errors import BudgetError, CyclicPlan
+from search_space.floor import floor_bytes
 from search_space.plan import Choice, Plan
 from search_space.space import SearchSpace, make_plan, overlap
 from search_space.storages import Profile
@@ -122,19 +123,9 @@ class Selector:
 
     @cached_property
     def floor_bytes(self) -> int:
-        """No peak is lower: what is alive, unchunked, at nodes that no class spans."""
-        memory = self.space.memory
-        changes = np.zeros(len(memory.graph.nodes) + 1, dtype=np.int64)
-        for region in (region for item in self.space.classes for region in item.regions):
-            changes[region.nodes[0]] += 1
-            changes[region.anchor + 1] -= 1
-        spanned = np.cumsum(changes) > 0
-        profile = memory.profile()
-        return max(
-            (int(live) for live, step in zip(profile.live_bytes, profile.steps, strict=True)
-             if step.node is not None and not spanned[step.node]),
-            default=0,
-        )  # fmt: skip
+        """No plan's peak is lower."""
+        regions = (region for item in self.space.classes for region in item.regions)
+        return floor_bytes(self.space.memory.graph, regions)
 
     @cached_property
     def _least(self) -> Setting:

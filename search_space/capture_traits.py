@@ -80,9 +80,12 @@ def makes_new(target: Any) -> bool:
     """Whether an op certainly gives tensors that share no storage with its arguments. Kernels
     without alias annotations do; composite ops may hand an argument through where nothing is to be
     done, so that only some are trusted."""
+    name = str(target).rpartition(".")[0]
+    if name in _UNMARKED_VIEWS:
+        return False
     if any(returned.alias_info is not None for returned in target._schema.returns):
         return False
     composite = torch._C._dispatch_has_kernel_for_dispatch_key(
         target.name(), "CompositeImplicitAutograd"
     )
-    return not composite or str(target).rpartition(".")[0] in _COMPUTING
+    return not composite or name in _COMPUTING

@@ -125,24 +125,39 @@ class Plan:
         fingerprint: of the graph, after the rewrites.
         choices: ascending by first node; no node is in two of them, unless recomputed.
         rewrites: names of graph passes that run first.
+        stretches: whether what stands between loops is compiled; all of it, where there are none.
     """
 
     fingerprint: str
     choices: tuple[Choice, ...] = ()
     rewrites: tuple[str, ...] = ()
+    stretches: bool = False
 
     def __post_init__(self) -> None:
         _check_choices(self.choices)
 
     @property
     def compiled(self) -> bool:
-        """Whether it runs compiled: what its loops' passes compute and what stands between them."""
+        """Whether any of it runs compiled."""
+        return self.stretches or self.bodies
+
+    @property
+    def bodies(self) -> bool:
+        """Whether what passes compute is compiled, of any loop."""
         return any(choice.compiled for choice in self.choices)
 
     def as_compiled(self) -> Plan:
-        """The same decisions, compiled; the plan itself where it has no loops."""
+        """The same decisions, all of it compiled."""
         compiled = tuple(replace(choice, compiled=True) for choice in self.choices)
-        return replace(self, choices=compiled)
+        return replace(self, choices=compiled, stretches=True)
+
+    def compiled_but(self, regions: tuple[Region, ...]) -> Plan:
+        """The same plan with the loops of one choice not compiled, named by its regions."""
+        choices = tuple(
+            replace(choice, compiled=False) if choice.regions == regions else choice
+            for choice in self.choices
+        )
+        return replace(self, choices=choices)
 
 
 def _check_choices(choices: Sequence[Choice]) -> None:
@@ -304,11 +319,15 @@ def _decode_runs(text: str, most: int = MOST_NODES) -> tuple[int, ...]:
 
 def encode_plan(plan: Plan) -> dict[str, Any]:
     """A plan as plain values, for a file or another process."""
-    return {
+    row: dict[str, Any] = {
         "fingerprint": plan.fingerprint,
         "rewrites": list(plan.rewrites),
         "choices": [_encode_choice(choice) for choice in plan.choices],
     }
+    # (where bodies are compiled, what is between them mostly is too)
+    if plan.stretches != plan.bodies:
+        row["stretches"] = plan.stretches
+    return row
 
 
 def decode_plan(row: Mapping[str, Any]) -> Plan:
@@ -318,10 +337,12 @@ def decode_plan(row: Mapping[str, Any]) -> Plan:
         PlanError: a field is missing or malformed.
     """
     try:
+        choices = tuple(_decode_choice(choice) for choice in row["choices"])
         return Plan(
             str(row["fingerprint"]),
-            tuple(_decode_choice(choice) for choice in row["choices"]),
+            choices,
             tuple(str(name) for name in row.get("rewrites", ())),
+            bool(row.get("stretches", any(choice.compiled for choice in choices))),
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise PlanError(f"a plan is malformed: {error!r}") from error

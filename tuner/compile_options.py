@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from search_space.errors import ConfigError
+from search_space.plan import Plan
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,14 @@ class CompileOptions:
     def plain(self) -> dict[str, Any]:
         """As a campaign file says it."""
         return {"bodies": self.bodies, "stretches": self.stretches, **self.options}
+
+    def of(self, plan: Plan) -> CompileOptions:
+        """As much of this as a plan asks for; all, where it says nothing of compiling."""
+        if not plan.compiled:
+            return self
+        return replace(
+            self, bodies=self.bodies and plan.bodies, stretches=self.stretches and plan.stretches
+        )
 
 
 def parse_compile(value: object) -> CompileOptions | None:

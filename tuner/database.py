@@ -3,7 +3,7 @@
 ``<plans>/<device>/<model>.yaml`` holds, per graph fingerprint, the environment it was tuned in, the
 region definitions (each once), and per length the full input shapes and one compact row a plan::
 
-    schema: 2
+    schema: 3
     model: gpt2
     device: cpu-...
     columns: [peak_bytes, predicted_bytes, latency_ms, ratio, ratio_low, ratio_high, choices, ...]
@@ -52,9 +52,10 @@ from tuner.entries import (
 from tuner.entry_form import COLUMNS, Allowance, decode_graph, encode_graph
 from tuner.safe_yaml import MOST_BYTES, dump_yaml, load_yaml
 
-SCHEMA = 2
-READABLE = (1, 2)
-"""Schema 1 had no nested or compiled choices, and no rewrites; all else is the same."""
+SCHEMA = 3
+READABLE = (1, 2, 3)
+"""Schema 1 had no nested or compiled choices, and no rewrites; in schema 2 what stands between
+loops was compiled where bodies were. All else is the same."""
 
 LOCK_S = 60.0
 """How long a writer waits for others, each of which takes well under a second."""

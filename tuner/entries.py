@@ -42,6 +42,14 @@ class PlanRow:
         """By how many times the measured peak exceeded the predicted one; 1 where it did not."""
         return max(1.0, self.peak_bytes / max(self.predicted_bytes, 1))
 
+    @property
+    def needed_bytes(self) -> int:
+        """What a budget must allow for it: the measured peak, and of a compiled plan also what it
+        takes uncompiled, as which it runs where nothing can be compiled."""
+        if not self.plan.compiled:
+            return self.peak_bytes
+        return max(self.peak_bytes, self.predicted_bytes)
+
 
 @dataclass(frozen=True, slots=True)
 class Reference:

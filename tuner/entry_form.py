@@ -5,8 +5,10 @@ that stand once per graph::
 
     {r0: 64}                                              # r0 in chunks of 64 units
     {r0: {size: 64, inner: {r1: 8}, compiled: true}}      # a loop within, a compiled body
+    {r0: 64, stretches: true}                             # what stands between loops is compiled
 
-and names of rewrites follow in an eighth column, where a plan has any.
+(where bodies are compiled, what is between them is too, unless ``stretches`` says otherwise), and
+names of rewrites follow in an eighth column, where a plan has any.
 """
 
 from __future__ import annotations
@@ -111,7 +113,7 @@ def _all_choices(choices: Sequence[Choice]) -> Iterator[Choice]:
 def _encode_row(row: PlanRow, names: Names) -> list[Any]:
     found: list[Any] = [
         row.peak_bytes, row.predicted_bytes, round(row.latency_ms, 4), round(row.ratio, 4),
-        round(row.ratio_low, 4), round(row.ratio_high, 4), _encode_choices(row.plan.choices, names),
+        round(row.ratio_low, 4), round(row.ratio_high, 4), _encode_decisions(row.plan, names),
     ]  # fmt: skip
     return [*found, list(row.plan.rewrites)] if row.plan.rewrites else found
 
@@ -133,10 +135,30 @@ def _decode_row(fingerprint: str, row: Sequence[Any], regions: Regions) -> PlanR
     if len(rest) > 1:
         raise ValueError(f"a row of {len(row)} values, at most {len(COLUMNS)} are known")
     rewrites = tuple(str(name) for name in rest[0]) if rest else ()
+    plan = _decode_decisions(fingerprint, choices, rewrites, regions)
     return PlanRow(
-        Plan(fingerprint, _decode_choices(choices, regions), rewrites), int(peak), int(predicted),
-        float(latency), float(ratio), float(low), float(high),
-    )  # fmt: skip
+        plan, int(peak), int(predicted), float(latency), float(ratio), float(low), float(high)
+    )
+
+
+_STRETCHES = "stretches"
+
+
+def _encode_decisions(plan: Plan, names: Names) -> dict[str, Any]:
+    form = _encode_choices(plan.choices, names)
+    if plan.stretches != plan.bodies:
+        form[_STRETCHES] = plan.stretches
+    return form
+
+
+def _decode_decisions(
+    fingerprint: str, form: Mapping[str, Any], rewrites: tuple[str, ...], regions: Regions
+) -> Plan:
+    choices = _decode_choices({k: v for k, v in form.items() if k != _STRETCHES}, regions)
+    stretches = form.get(_STRETCHES, any(choice.compiled for choice in choices))
+    if not isinstance(stretches, bool):
+        raise PlanError(f"{_STRETCHES} is true or false, not {stretches!r}")
+    return Plan(fingerprint, choices, rewrites, stretches)
 
 
 def _encode_choices(choices: Sequence[Choice], names: Names) -> dict[str, Any]:

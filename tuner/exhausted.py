@@ -34,7 +34,9 @@ class Exhausted:
 
 
 def _no_smaller(plan: Plan, other: Plan) -> bool:
-    same = (plan.fingerprint, plan.rewrites) == (other.fingerprint, other.rewrites)
+    same = (plan.fingerprint, plan.rewrites, plan.stretches) == (
+        other.fingerprint, other.rewrites, other.stretches
+    )  # fmt: skip
     return same and _all_wider(plan.choices, other.choices)
 
 

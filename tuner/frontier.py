@@ -47,7 +47,7 @@ def best_within(
         if quick:
             return min(quick, key=_canonical)
         return min(rows, key=_quickest, default=None)
-    fitting = [row for row in rows if row.peak_bytes <= budget_bytes]
+    fitting = [row for row in rows if row.needed_bytes <= budget_bytes]
     if not fitting:
         return None
     best = min(fitting, key=_quickest)
@@ -66,7 +66,7 @@ def finalists(
     own = [best_within(rows, limit) for limit in limits]
     tops = [math.inf, *(limit for limit in limits if limit is not None)]
     fastest = [
-        min((row for row in rows if row.peak_bytes <= top), default=None, key=_quickest)
+        min((row for row in rows if row.needed_bytes <= top), default=None, key=_quickest)
         for top in tops
     ]
     needed = dict.fromkeys(row for row in own if row is not None)

@@ -91,7 +91,7 @@ def _steps(entry: GraphEntry, length: int, budget: Budget | None) -> list[str]:
 def _rows(entry: LengthEntry, budget: Budget | None) -> list[str]:
     """The frontier, with the plan marked that the measured peaks would choose."""
     limit = None if budget is None else budget.resolve(entry.eager.peak_bytes)
-    fitting = [row for row in entry.frontier if limit is None or row.peak_bytes <= limit]
+    fitting = [row for row in entry.frontier if limit is None or row.needed_bytes <= limit]
     minimum = budget is not None and limit is None
     chosen = None
     if fitting:
@@ -108,7 +108,7 @@ def _rows(entry: LengthEntry, budget: Budget | None) -> list[str]:
 
 
 def _row(row: PlanRow, limit: int | None) -> str:
-    fits = "" if limit is None or row.peak_bytes <= limit else ", above the budget"
+    fits = "" if limit is None or row.needed_bytes <= limit else ", above the budget"
     return (
         f"peak {mib(row.peak_bytes)}, {row.latency_ms:.1f} ms, {row.ratio:.3f} of eager's time, "
         f"{len(row.plan.choices)} chunked classes{fits}"

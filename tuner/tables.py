@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cost_models.select import count_text, mib
-from search_space.plan import Choice
+from search_space.plan import Choice, Plan
 from tuner.campaign_result import CampaignResult, LengthPlan, LengthResult
 from tuner.database import GraphEntry, LengthEntry, ModelFile
 from tuner.foresee import Foreseen
@@ -99,6 +99,21 @@ def size_text(choice: Choice) -> str:
     return f"{choice.chunk_size} (inside by {inner})" if inner else str(choice.chunk_size)
 
 
+def chunks_text(plan: Plan, *, nodes: bool = False) -> str:
+    """A plan's loops, one class after the other, and whether it is compiled."""
+    parts = []
+    for choice in plan.choices:
+        of = f" {len(choice.regions[0].nodes)} nodes" if nodes else ""
+        left = ", not compiled" if plan.bodies and not choice.compiled else ""
+        parts.append(f"{len(choice.regions)}x{of} by {size_text(choice)}{left}")
+    chunks = ", ".join(parts) or "none"
+    if not plan.compiled:
+        return chunks
+    if plan.stretches == plan.bodies or not plan.choices:
+        return f"{chunks}; compiled"
+    return f"{chunks}; {'what is between them' if plan.stretches else 'their bodies'} compiled"
+
+
 def result_table(result: LengthResult) -> Table:
     """A length's confirmed frontier."""
     table = _table(
@@ -108,13 +123,9 @@ def result_table(result: LengthResult) -> Table:
     )  # fmt: skip
     for row in result.frontier:
         share = row.peak_bytes / max(result.eager.peak_bytes, 1)
-        chunks = ", ".join(
-            f"{len(c.regions)}x {len(c.regions[0].nodes)} nodes by {size_text(c)}"
-            for c in row.plan.choices
-        )
         table.add_row(
             mib(row.peak_bytes), f"{share:.3f}", mib(row.predicted_bytes), f"{row.ratio:.3f}",
-            f"{row.ratio_low:.3f} to {row.ratio_high:.3f}", chunks or "none",
+            f"{row.ratio_low:.3f} to {row.ratio_high:.3f}", chunks_text(row.plan),
         )  # fmt: skip
     return table
 
@@ -172,10 +183,9 @@ def entry_table(file: ModelFile, graph: GraphEntry, entry: LengthEntry) -> Table
         "peak", "of eager", "predicted", "latency", "time ratio", "95 % interval", "chunks",
     )  # fmt: skip
     for row in entry.frontier:
-        chunks = ", ".join(f"{len(c.regions)}x by {size_text(c)}" for c in row.plan.choices)
         table.add_row(
             mib(row.peak_bytes), f"{row.peak_bytes / max(entry.eager.peak_bytes, 1):.3f}",
             mib(row.predicted_bytes), f"{row.latency_ms:.1f} ms", f"{row.ratio:.3f}",
-            f"{row.ratio_low:.3f} to {row.ratio_high:.3f}", chunks or "none",
+            f"{row.ratio_low:.3f} to {row.ratio_high:.3f}", chunks_text(row.plan),
         )  # fmt: skip
     return table

@@ -180,7 +180,7 @@ def test_merge_brings_databases_together(run: Run, tmp_path: Path) -> None:
     (file,) = one.rglob("*.yaml")
     for wrong in ((one, file), (into, into)):
         assert run("merge", *wrong)[0] == 2
-    file.write_text("schema: 2\n", encoding="utf-8")
+    file.write_text("schema: 3\n", encoding="utf-8")
     before = [path.read_bytes() for path in into.rglob("*.yaml")]
     assert run("merge", two, one, into)[0] == 2
     assert [path.read_bytes() for path in into.rglob("*.yaml")] == before

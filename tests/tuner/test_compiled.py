@@ -93,7 +93,7 @@ def test_a_lower_plan_runs_where_it_alone_is_compiled_within_the_budget(
 
     def greedy(
         module: fx.GraphModule, compiler: Compiler, tensors: Sequence[torch.Tensor],
-        limit_bytes: int | None,
+        limit_bytes: int | None, options: CompileOptions,
     ) -> Outcome:  # fmt: skip
         assert limit_bytes is not None
         if not loops_of(module):
@@ -124,7 +124,7 @@ def test_a_faster_plan_runs_in_the_room_that_compiled_code_leaves(
 
     def frugal(
         module: fx.GraphModule, compiler: Compiler, tensors: Sequence[torch.Tensor],
-        limit_bytes: int | None,
+        limit_bytes: int | None, options: CompileOptions,
     ) -> Outcome:  # fmt: skip
         assert limit_bytes is not None
         loops.append(len(loops_of(module)))
@@ -168,9 +168,11 @@ def test_the_plan_stays_where_no_lower_one_is_compiled_either(
     x = torch.randn(1, 203, WIDTH)
     loops: list[int] = []
 
-    def greedy(module: fx.GraphModule, *given: Any) -> Outcome:
+    def greedy(
+        module: fx.GraphModule, compiler: Compiler, tensors: Any, limit: int, *given: Any
+    ) -> Outcome:
         loops.append(len(loops_of(module)))
-        return Outcome(None, given[-1] + given[-1] // 8)
+        return Outcome(None, limit + limit // 8)
 
     monkeypatch.setattr(applied, "try_compiled", greedy)
     fast = apply(model, (x,), memory_budget=1.0, compile=True)

@@ -276,16 +276,16 @@ def _bomb(good: str) -> bytes:
     levels = ["&x0 [lol, lol, lol, lol, lol, lol, lol, lol, lol, lol]"]
     levels += [f"&x{k} [{', '.join([f'*x{k - 1}'] * 10)}]" for k in range(1, 6)]
     lines = [f"a{k}: {level}" for k, level in enumerate(levels)]
-    return ("\n".join([*lines, good.replace("schema: 2", "schema: *x5")])).encode()
+    return ("\n".join([*lines, good.replace("schema: 3", "schema: *x5")])).encode()
 
 
 DAMAGES = [
     pytest.param(_truncated, "line", id="truncated"),
     pytest.param(lambda good: good.encode()[:-20] + b"\0\0\0", "damaged", id="control-characters"),
-    pytest.param(lambda _: b"", "schema 2", id="empty"),
-    pytest.param(lambda _: b"- 1\n- 2\n", "schema 2", id="a-list"),
-    pytest.param(_swapped("schema: 2", "schema: 3"), "upgrade autochunk", id="a-later-schema"),
-    pytest.param(_swapped("schema: 2", "schema: 0"), "found 0", id="another-schema"),
+    pytest.param(lambda _: b"", "schema 3", id="empty"),
+    pytest.param(lambda _: b"- 1\n- 2\n", "schema 3", id="a-list"),
+    pytest.param(_swapped("schema: 3", "schema: 4"), "upgrade autochunk", id="a-later-schema"),
+    pytest.param(_swapped("schema: 3", "schema: 0"), "found 0", id="another-schema"),
     pytest.param(_without("schema"), "found None", id="no-schema"),
     pytest.param(_without("graphs"), "the head", id="no-graphs"),
     pytest.param(_without("model"), "the head", id="no-model"),
@@ -405,7 +405,7 @@ def test_every_plan_has_a_form(tmp_path: Path, plan: Plan) -> None:
 def test_files_of_schema_1_are_read_and_written_as_today(tmp_path: Path) -> None:
     path = write_graph(tmp_path, DEVICE, MODEL, graph_entry())
     text = path.read_text(encoding="utf-8")
-    path.write_text(text.replace("schema: 2", "schema: 1"), encoding="utf-8")
+    path.write_text(text.replace("schema: 3", "schema: 1"), encoding="utf-8")
     assert read_file(path).graphs == (graph_entry(),)
     write_graph(tmp_path, DEVICE, MODEL, graph_entry())
     assert path.read_text(encoding="utf-8") == text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import random
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -82,7 +83,7 @@ def body_of(
     graph = fx.Graph()
     given = {name: graph.placeholder(name) for name in (*inputs, "start", "length")}
     graph.output(tuple(write(graph, given)))
-    return fx.GraphModule(nn.Module(), graph, "Body")
+    return fx.GraphModule(nn.ModuleDict({"between": nn.Identity()}), graph, "Body")
 
 
 def rows(tensor: torch.Tensor, donor: int | None = None) -> Output:
@@ -99,7 +100,9 @@ def both(
     return plain(*(one.clone() for one in tensors)), loop(*(one.clone() for one in tensors))
 
 
-@pytest.mark.parametrize("named", ["itself", "by a view", "by a cast that does nothing"])
+@pytest.mark.parametrize(
+    "named", ["itself", "by a view", "by a cast that does nothing", "by a part"]
+)
 def test_a_donor_is_written_when_it_is_read_no_more(named: str) -> None:
     """Of two outputs the first is written over the input that the second still reads."""
 
@@ -109,6 +112,9 @@ def test_a_donor_is_written_when_it_is_read_no_more(named: str) -> None:
             other = graph.call_function(aten.transpose.int, (x, 0, 1))
         elif named == "by a cast that does nothing":
             other = graph.call_function(aten.to.dtype, (x, torch.float32))
+        elif named == "by a part":
+            parts = graph.call_function(aten.unsafe_split.Tensor, (x, 3, -1))
+            other = graph.call_function(operator.getitem, (parts, 0))
         first = graph.call_function(aten.relu.default, (x,))
         second = graph.call_function(aten.mul.Tensor, (other, 2.0))
         if named == "by a view":
@@ -182,12 +188,16 @@ def test_a_compiled_kernel_writes_the_output(donor: int | None) -> None:
     assert peak.requested_bytes == one_pass + (x.nbytes if donor is None else 0)
 
 
+@pytest.mark.parametrize("failing", [False, True])
 @pytest.mark.parametrize("donor", [None, 0])
 def test_what_a_wrong_kernel_has_written_is_put_right(
-    donor: int | None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    donor: int | None,
+    failing: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     class Artifact:
-        """Writes what it should, and then something else."""
+        """Writes what it should, and then something else, or fails."""
 
         def __init__(self, module: fx.GraphModule) -> None:
             self.module = module
@@ -196,6 +206,8 @@ def test_what_a_wrong_kernel_has_written_is_put_right(
             room = tensors[0 if donor == 0 else -1]
             made = self.module(tensors)
             room.add_(1.0)
+            if failing:
+                raise RuntimeError("a kernel cannot be launched")
             return made
 
     monkeypatch.setattr(
@@ -209,7 +221,73 @@ def test_what_a_wrong_kernel_has_written_is_put_right(
     made = Compiler().with_compiled(fx.GraphModule(nn.ModuleDict({"loop": plain}), root))
     for _ in range(2):
         torch.testing.assert_close(made(x.clone(), w)[0], x + (x @ w).relu().tanh())
-    assert [one for one in caplog.records if "is not used" in one.message]
+    told = "nothing is compiled" if failing else "is not used"
+    assert [one for one in caplog.records if told in one.message]
+
+
+@pytest.mark.parametrize("named", ["a view", "a part"])
+def test_a_compiler_is_given_what_is_written_over_under_one_name(named: str) -> None:
+    """A view of the donor is made before an op that is not compiled, and read behind it."""
+
+    def write(graph: fx.Graph, given: dict[str, fx.Node]) -> list[fx.Node]:
+        x, w = given["x"], given["w"]
+        if named == "a view":
+            view = graph.call_function(aten.view.default, (x, [-1, 8]))
+        else:
+            parts = graph.call_function(aten.unsafe_split.Tensor, (x, 8, -1))
+            view = graph.call_function(operator.getitem, (parts, 0))
+        made = graph.call_function(aten.mm.default, (view, w))
+        made = graph.call_function(aten.tanh.default, (made,))
+        made = graph.call_module("between", (made,))  # no piece goes on across it
+        made = graph.call_function(aten.mm.default, (made, w))
+        made = graph.call_function(aten.relu.default, (made,))
+        made = graph.call_function(aten.add.Tensor, (view, made))
+        if named == "a part":
+            return [graph.call_function(aten.cat.default, ([made, made], -1))]
+        return [graph.call_function(aten.view.default, (made, [-1, 8]))]
+
+    columns = 8 if named == "a view" else 16
+    x, w = torch.randn(12, columns), torch.randn(8, 8) / 3
+    body = body_of(write, "x", "w")
+    plain = ChunkLoop(body, 12, 4, (ROWS, None), (rows(x, 0),))
+    root = fx.Graph()
+    root.output((root.call_module("loop", (root.placeholder("x"), root.placeholder("w"))),))
+    module = fx.GraphModule(nn.ModuleDict({"loop": plain}), root)
+    compiler = Compiler()
+    made = compiler.with_compiled(module)
+    expected = module(x.clone(), w)[0]
+    for _ in range(2):
+        torch.testing.assert_close(made(x.clone(), w)[0], expected, rtol=1e-5, atol=1e-5)
+    assert compiler.report.compiled and not compiler.report.failure
+
+
+def test_a_piece_that_is_given_one_tensor_twice_is_not_compiled() -> None:
+    graph = fx.Graph()
+    room, other = graph.placeholder("room"), graph.placeholder("other")
+    negative = graph.call_function(aten.neg.default, (other,))
+    graph.call_function(STORE, (room, graph.call_function(aten.relu.default, (negative,))))
+    graph.output(())
+    compiler = Compiler()
+    module = compiler.with_compiled(fx.GraphModule(nn.Module(), graph))
+    x, y = torch.randn(5), torch.randn(5)
+    module(x, y)
+    assert torch.equal(x, (-y).relu()) and compiler.report.compiled == 1
+    expected = (-x).relu()
+    fresh = compiler.with_compiled(fx.GraphModule(nn.Module(), graph))
+    fresh(x, x)
+    assert torch.equal(x, expected) and compiler.report.compiled == 1
+
+
+def test_a_weight_that_was_cast_runs_as_it_is() -> None:
+    """Compiled code takes dtypes for granted."""
+    x, w = torch.randn(8, 4), torch.randn(4, 4)
+    plain = ChunkLoop(body_of(feed_forward, "x", "w"), 8, 4, (ROWS, None), (rows(x),))
+    root = fx.Graph()
+    root.output((root.call_module("loop", (root.placeholder("x"), root.placeholder("w"))),))
+    made = Compiler().with_compiled(fx.GraphModule(nn.ModuleDict({"loop": plain}), root))
+    made(x, w)
+    found = made(x.double(), w.double())[0]
+    torch.testing.assert_close(found, (x + (x @ w).relu().tanh()), rtol=1e-5, atol=1e-5)
 
 
 def test_stores_stand_behind_what_they_store() -> None:

@@ -213,7 +213,7 @@ class Applied(torch.nn.Module):
             with unchanged(self.model):
                 return eager_or_captured_peak(self.model, first.analysis, args, kwargs)
 
-        first = forms[0]
+        first, *others = forms
         if wish.fixed is not None:
             return Pinned(prepare(first, _given(wish.fixed, first.analysis)))
         if wish.free is not None:
@@ -221,7 +221,7 @@ class Applied(torch.nn.Module):
             backend = backend_for(device_of(self.model))
             ladder = rungs(first.analysis, entry, first.located.shapes)
             return Elastic(ladder, functools.partial(prepare, first), wish.free, backend)
-        form, chosen = quickest(forms, lambda one: self._choose(one, eager_peak))
+        form, chosen = quickest(first, self._choose(first, eager_peak), others)
         self._example_bytes = self._example_bytes or chosen.peak_bytes
         return Pinned(prepare(form, chosen))
 
@@ -237,9 +237,11 @@ class Applied(torch.nn.Module):
         plan keeps it with all compiled, it is that plan's; where compiling leaves much of the limit
         over, and a faster plan keeps it too, that one's."""
 
+        options = compiler.options.of(chosen.plan)
+
         def tried(own: Chosen) -> tuple[Prepared, int | None]:
             module = generate(analysis, own.plan, self.model, captured.constants)
-            found = try_compiled(module, compiler, tensors, chosen.limit_bytes)
+            found = try_compiled(module, compiler, tensors, chosen.limit_bytes, options)
             if found.tried is not None:
                 module = found.tried.module
             return Prepared(captured, analysis, own, module, found.tried), found.asked_bytes
@@ -247,14 +249,14 @@ class Applied(torch.nn.Module):
         first, asked_bytes = tried(chosen)
         if asked_bytes is None or chosen.limit_bytes is None or compiler.report.failure:
             return first
-        if first.is_compiled(compiler.options):
+        if first.is_compiled(options):
             other = using_room(analysis, chosen, asked_bytes)
         else:
             other = leaving_room(analysis, chosen, asked_bytes - chosen.limit_bytes)
         if other is None:
             return first
         second, _ = tried(other)
-        return second if second.is_compiled(compiler.options) else first
+        return second if second.is_compiled(options) else first
 
     def _choose(self, form: Form, eager_peak: Callable[[], int]) -> Chosen:
         """A call's plan. A share of the little that a short input needs may be out of reach; it

@@ -250,8 +250,9 @@ class Workshop:
             if examples is not None and self.compiler is not None:
                 with torch.inference_mode(False):
                     tried = try_compiled(
-                        module, self.compiler, examples(), chosen.limit_bytes
-                    ).tried
+                        module, self.compiler, examples(), chosen.limit_bytes,
+                        self.compiler.options.of(chosen.plan),
+                    ).tried  # fmt: skip
             self._made[key] = Ready(captured, module if tried is None else tried.module, tried)
         made = self._made[key]
         return replace(made, module=with_weights_of(made.module, target.module))

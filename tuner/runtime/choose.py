@@ -121,13 +121,26 @@ def choose(
     return Chosen(chosen.plan, ANALYTIC, chosen.peak_bytes, limit, chosen.extra_s)
 
 
+def at_hand(analysis: Analysis, limit_bytes: int) -> Chosen | None:
+    """The analytic plan within a limit, where it is found without seeking how low one can go."""
+    peak = analysis.memory.profile().peak_bytes
+    if peak <= limit_bytes:
+        return Chosen(make_plan(analysis.graph), ANALYTIC, peak, limit_bytes)
+    found = analysis.selector.at_hand(limit_bytes)
+    if found is None:
+        return None
+    return Chosen(found.plan, ANALYTIC, found.peak_bytes, limit_bytes, found.extra_s)
+
+
 def leaving_room(analysis: Analysis, chosen: Chosen, over_bytes: int) -> Chosen | None:
     """A lower analytic plan in place of one whose compiled code took so much more than the limit;
     None where there is none, or the plan was tuned or the lowest already."""
     if chosen.source != ANALYTIC or over_bytes >= chosen.peak_bytes:
         return None
     found = analysis.selector.at_hand(chosen.peak_bytes - over_bytes)
-    return found and Chosen(
+    if found is None:
+        return None
+    return Chosen(
         found.plan, f"{ANALYTIC}, with room for compiled code", found.peak_bytes,
         chosen.limit_bytes,
     )  # fmt: skip

@@ -7,14 +7,13 @@ GPU, heads of few columns run faster as products and a softmax, where those fit.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cost_models.select import mib
-from search_space.errors import BudgetError
 from tuner.runtime.analysis import Analysis
 from tuner.runtime.captures import Located
-from tuner.runtime.choose import Chosen
+from tuner.runtime.choose import Chosen, at_hand
 
 log = logging.getLogger("autochunk")
 
@@ -31,34 +30,27 @@ class Form:
     analysis: Analysis
 
 
-def quickest(
-    forms: Sequence[Form], choose: Callable[[Form], Chosen]
-) -> tuple[Form, Chosen]:
-    """The form that is told to be fastest within the budget, and its plan there.
+def quickest(preferred: Form, chosen: Chosen, others: Sequence[Form]) -> tuple[Form, Chosen]:
+    """The form that is told to be fastest, and its plan.
 
     Args:
-        forms: the preferred one first; another one must be clearly faster.
-        choose: a form's analytic plan within the budget.
-
-    Raises:
-        BudgetError: the preferred form cannot meet it.
+        chosen: the preferred form's analytic plan; others keep its limit.
+        others: forms of which one must be clearly faster to take its place.
     """
-    best, *others = forms
-    chosen = choose(best)
+    best, limit = preferred, chosen.limit_bytes
+    if limit is None:
+        return best, chosen
     for form in others:
         # (a plan only adds to the time of its model unchunked)
         if not _is_faster(form.analysis.unchunked_s, best, chosen):
             continue
-        try:
-            found = choose(form)
-        except BudgetError:
-            continue
-        if _is_faster(_seconds(form, found), best, chosen):
+        found = at_hand(form.analysis, limit)
+        if found is not None and _is_faster(_seconds(form, found), best, chosen):
             log.info(
                 "autochunk: attention is left as it is written: that is told to take %.3g ms, and "
                 "%.3g ms fused, within %s",
                 1e3 * _seconds(form, found), 1e3 * _seconds(best, chosen),
-                mib(found.limit_bytes or found.peak_bytes),
+                mib(limit),
             )  # fmt: skip
             best, chosen = form, found
     return best, chosen

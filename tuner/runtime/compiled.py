@@ -79,8 +79,8 @@ class Compiler:
         return made
 
     def _loops(self, module: fx.GraphModule, known: dict[object, fx.GraphModule]) -> None:
-        """Exchange a module's loops for ones with compiled bodies, which write their outputs; loops
-        that share a body go on sharing it.
+        """Exchange a module's loops, but those that are to stay as they are, for ones with compiled
+        bodies, which write their outputs; loops that share a body go on sharing it.
 
         Args:
             known: bodies made before.
@@ -101,7 +101,7 @@ class Compiler:
             return known[key]
 
         for name, loop in list(module.named_children()):
-            if not isinstance(loop, ChunkLoop):
+            if not isinstance(loop, ChunkLoop) or not loop.compiles:
                 continue
             donors = tuple(output.donor for output in loop.outputs)
             body = compiled(loop.body, donors, loop.chunk_size)
@@ -147,6 +147,8 @@ class Compiler:
     ) -> tuple[_Callable, _Tensors | None]:
         """A piece compiled for tensors like these, or the piece itself where that fails; and its
         outputs, where comparing the two has made them (what it writes is then written)."""
+        if _is_entangled(piece, tensors):  # (its structure tells, unless a view is taken for none)
+            return piece.module, None
         layouts = tuple((t.shape, t.stride(), t.dtype, t.device) for t in tensors)
         key = (piece.structure, layouts)
         if key in self._made:
@@ -167,6 +169,7 @@ class Compiler:
         module = piece.module
         given: list[Any] = [list(tensors)]  # (one argument)
         written = [tensors[place] for place in piece.written]
+        before = [tensor.clone() for tensor in written]  # (it may be read first)
         try:
             with warnings.catch_warnings():  # the compiler's remarks are of no use to users
                 warnings.simplefilter("ignore")
@@ -175,10 +178,9 @@ class Compiler:
                     options={"config_patches": dict(self.options.options)},
                 )  # fmt: skip
             made._artifacts = None  # (for saving; it holds all that was compiled before as well)
-            before = [tensor.clone() for tensor in written]
             expected = tuple(module(list(tensors)))
             stored = [tensor.clone() for tensor in written]
-            _put(before, written)  # (what is written over may be read first)
+            _put(before, written)
             found = tuple(made(list(tensors)))
         except torch.OutOfMemoryError:  # no fault of the compiler's
             raise
@@ -192,6 +194,7 @@ class Compiler:
                 "(on a GPU: Triton) installed? compile=False says that none is wanted",
                 self.report.failure,
             )
+            _put(before, written)  # the piece runs anew
             return module, None
         finally:
             self.report.seconds += time.perf_counter() - started
@@ -207,6 +210,12 @@ class Compiler:
 def in_a_list(*tensors: torch.Tensor) -> list[torch.Tensor]:
     """Tensors as a list, whose owner may empty it."""
     return list(tensors)
+
+
+def _is_entangled(piece: Piece, tensors: Sequence[torch.Tensor]) -> bool:
+    """Whether a tensor that a piece writes over is given to it under another name too."""
+    storages = [tensor.untyped_storage().data_ptr() for tensor in tensors]
+    return any(storages[place] and storages.count(storages[place]) > 1 for place in piece.written)
 
 
 def _put(values: Sequence[torch.Tensor], places: Sequence[torch.Tensor]) -> None:
@@ -244,17 +253,18 @@ class CompiledPiece(torch.nn.Module):
         self._piece = piece
         self._compiler = compiler
         self._run: _Callable | None = None
-        self._strides: tuple[tuple[int, ...], ...] = ()
+        self._forms: tuple[tuple[tuple[int, ...], torch.dtype], ...] = ()
 
     def forward(self, tensors: list[torch.Tensor]) -> _Tensors:
         """The piece's outputs; ``tensors`` may be empty afterwards."""
-        strides = tuple(tensor.stride() for tensor in tensors)
+        forms = tuple((tensor.stride(), tensor.dtype) for tensor in tensors)
         if self._run is None:
             self._run, outputs = self._compiler.compile(self._piece, tensors)
-            self._strides = strides
+            self._forms = forms
             if outputs is not None:
                 tensors.clear()
                 return outputs
-        # sizes are those of the generated code, but a caller's tensor may lie otherwise next time
-        run = self._run if strides == self._strides else self.original
+        # sizes are those of the generated code, but a caller's tensor may lie otherwise next time,
+        # and a weight may have been cast
+        run = self._run if forms == self._forms else self.original
         return tuple(run(tensors))

@@ -17,6 +17,7 @@ from tuner.compile_options import CompileOptions
 from tuner.measure.backends import backend_for
 from tuner.runtime.compiled import Compiler
 from tuner.runtime.known_peaks import keep_peak, known_peak_of, peak_key
+from tuner.runtime.loop import ChunkLoop
 
 log = logging.getLogger("autochunk")
 
@@ -50,6 +51,7 @@ def try_compiled(
     compiler: Compiler,
     tensors: Sequence[torch.Tensor],
     limit_bytes: int | None,
+    options: CompileOptions | None = None,
 ) -> Outcome:
     """The module compiled as far as a run of it keeps the limit.
 
@@ -58,9 +60,10 @@ def try_compiled(
 
     Args:
         tensors: the graph's inputs; where they are, all is.
+        options: what is compiled, where that is not all that the compiler's options ask for.
     """
     try:
-        return _tried(module, compiler, tensors, limit_bytes)
+        return _tried(module, compiler, tensors, limit_bytes, options or compiler.options)
     except torch.OutOfMemoryError as error:
         # (of a GPU; to compare a piece with the uncompiled one takes more than either)
         log.info("autochunk: no memory was left to try compiled code: %s", error)
@@ -72,11 +75,12 @@ def _tried(
     compiler: Compiler,
     tensors: Sequence[torch.Tensor],
     limit_bytes: int | None,
+    wanted: CompileOptions,
 ) -> Outcome:
     device = next((tensor.device for tensor in tensors), torch.device("cpu"))
     backend = backend_for(str(device))
     asked: int | None = None
-    for options in _attempts(compiler.options):
+    for options in _attempts(wanted):
         key = peak_key(module, options, tensors, backend.environment())
         peak_bytes = known_peak_of(key)
         made = None
@@ -105,7 +109,7 @@ def _tried(
 def _attempts(options: CompileOptions) -> tuple[CompileOptions, ...]:
     if options.bodies and options.stretches:
         return options, dataclasses.replace(options, stretches=False)
-    return (options,)
+    return (options,) if options.bodies or options.stretches else ()
 
 
 def _call(module: fx.GraphModule, tensors: Sequence[torch.Tensor], kind: str) -> Any:
@@ -123,9 +127,12 @@ def explain_compiled(compiler: Compiler, tried: Tried | None) -> list[str]:
         return [f"not compiled: {report.failure}"]
     if tried is None:
         return [_TOO_MUCH] if report.pieces else []
+    loops = [one for one in tried.module.children() if isinstance(one, ChunkLoop)]
+    left = sum(not one.compiles for one in loops)
+    bodies = f"bodies of {len(loops) - left} of {len(loops)} loops" if left else "bodies"
     parts = [
         name
-        for name, wanted in (("bodies", tried.options.bodies),
+        for name, wanted in ((bodies, tried.options.bodies),
                              ("stretches between loops", tried.options.stretches))
         if wanted
     ]  # fmt: skip

@@ -45,7 +45,7 @@ def peak_key(
     loops = (child for child in module.modules() if isinstance(child, ChunkLoop))
     parts = (
         module_code(module),
-        [(loop.inputs, loop.outputs) for loop in loops],
+        [(loop.inputs, loop.outputs, loop.compiles) for loop in loops],
         [(name, _form(weight)) for name, weight in weights],
         [_form(tensor) for tensor in tensors],
         sorted(options.plain.items()),

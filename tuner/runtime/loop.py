@@ -53,6 +53,7 @@ class ChunkLoop(torch.nn.Module):
         inputs: per input how it is cut, or None to pass it whole.
         outputs: per output its layout.
         tail: the body of a ragged last pass, where that is another one.
+        compiles: whether bodies are compiled where the plan is.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class ChunkLoop(torch.nn.Module):
         inputs: tuple[Sliced | None, ...],
         outputs: tuple[Output, ...],
         tail: torch.fx.GraphModule | None = None,
+        compiles: bool = True,
     ) -> None:
         super().__init__()
         self.body = body
@@ -71,6 +73,7 @@ class ChunkLoop(torch.nn.Module):
         self.chunk_size = chunk_size
         self.inputs = inputs
         self.outputs = outputs
+        self.compiles = compiles
 
     def forward(self, *tensors: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
         """The outputs, whole; a lone one without a tuple.

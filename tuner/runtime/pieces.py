@@ -11,7 +11,7 @@ import torch
 from torch import fx
 
 from search_space.causal_attention import causal_attention
-from tuner.runtime.storing import STORE
+from tuner.runtime.storing import STORE, names_of
 from tuner.runtime.weights import is_weight
 
 _LEAST_KERNELS = 2
@@ -69,10 +69,22 @@ class Order:
         return sorted(self._nodes, key=lambda node: not is_early(node))
 
     def _run(self, run: list[fx.Node]) -> Iterator[list[fx.Node]]:
+        apart = [node for node in run if node.target is STORE and self._is_entangled(node, run)]
+        run = [node for node in run if node not in apart]
         if self.is_worth_compiling(run):
             yield run
         else:
             yield from ([node] for node in run)
+        # (nothing reads what is stored over any more)
+        yield from ([node] for node in apart)
+
+    def _is_entangled(self, store: fx.Node, run: Sequence[fx.Node]) -> bool:
+        """Whether what is stored over enters a run under another name too: a compiler does not see
+        that two inputs are one tensor, or takes both to be where they were in the first pass."""
+        (place, _), inside = store.args, set(run)
+        assert isinstance(place, fx.Node)
+        entering = {one for node in run for one in node.all_input_nodes if one not in inside}
+        return bool(entering & names_of(place, self._nodes) - {place})
 
     def is_worth_compiling(self, group: Sequence[fx.Node]) -> bool:
         """Whether there is something to fuse."""

@@ -92,13 +92,14 @@ def _emit(
     """
     loops: list[Loop] = []
     modules: list[ChunkLoop] = []
+    some = any(part.choice.compiled for part in program.parts)  # (a plan may be compiled in part)
     for part in program.parts:
-        size = part.choice.chunk_size
+        size, compiles = part.choice.chunk_size, part.choice.compiled or not some
         bodies = _bodies(part)
         for loop in part.loops:
             donated = program.donations[len(loops)]
             loops.append(loop)
-            modules.append(chunk_loop(loop, size, *bodies, donated=donated))
+            modules.append(chunk_loop(loop, size, *bodies, donated=donated, compiles=compiles))
     for step in schedule(program.graph, loops):
         if step.node is not None:
             values[step.node] = call(step.node)
@@ -142,12 +143,14 @@ def chunk_loop(
     tail: fx.GraphModule | None = None,
     *,
     donated: Mapping[int, int] | None = None,
+    compiles: bool = True,
 ) -> ChunkLoop:
     """The module that runs one occurrence of a region.
 
     Args:
         body, tail: of a pass, and of the ragged last one where that has a body of its own.
         donated: the inputs whose storage outputs take, by output.
+        compiles: whether it is compiled where its plan is.
     """
     donated = donated or {}
     entries = [source.node for source in loop.inputs]
@@ -163,7 +166,7 @@ def chunk_loop(
     inputs = tuple(
         None if source.dim is None else Sliced(source.dim, source.factor) for source in loop.inputs
     )
-    return ChunkLoop(body, loop.extent, chunk_size, inputs, tuple(outputs), tail)
+    return ChunkLoop(body, loop.extent, chunk_size, inputs, tuple(outputs), tail, compiles)
 
 
 def body_module(loop: Loop, inside: Program | None = None) -> fx.GraphModule:

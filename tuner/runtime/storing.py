@@ -107,15 +107,20 @@ def storing_body(body: fx.GraphModule, donors: Sequence[int | None]) -> fx.Graph
 def _last_read(nodes: Sequence[fx.Node], donor: fx.Node, values: Sequence[fx.Node]) -> int:
     """The place of the last node that may read a tensor, under whatever name, in the order of the
     graph; all of it where an output may be the tensor itself."""
-    names = {donor}
-    last = 0
-    for place, node in enumerate(nodes[:-1]):
-        if names.isdisjoint(node.all_input_nodes):
-            continue
-        last = place
-        if not _is_new(node):
+    names = names_of(donor, nodes)
+    if names.intersection(values):
+        return len(nodes) - 2
+    reading = (names.intersection(node.all_input_nodes) for node in nodes[:-1])
+    return max((place for place, found in enumerate(reading) if found), default=0)
+
+
+def names_of(tensor: fx.Node, nodes: Sequence[fx.Node]) -> set[fx.Node]:
+    """The nodes, in the order of the graph, that may give a tensor or a part of it."""
+    names = {tensor}
+    for node in nodes:
+        if not names.isdisjoint(node.all_input_nodes) and not _is_new(node):
             names.add(node)
-    return len(nodes) - 2 if names.intersection(values) else last
+    return names
 
 
 def _is_new(node: fx.Node) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 from cost_models.plans import PlanCost
@@ -60,17 +61,56 @@ def run_rounds(state: State, one: Length, allowance: Allowance) -> None:
 
 
 def _confirm_compiled(state: State, one: Length, allowance: Allowance) -> None:
-    """Run the best plan of each budget compiled too. Nothing is predicted of compiled code: it is
-    kept where it was measured to be better. Compiling counts as all else that takes time."""
-    if state.config.compile is None or allowance.exceeded():
+    """Run the best plan of each budget compiled too, then in part: where it is better compiled,
+    with the loops of each class left as they are, else with bodies alone compiled. Nothing is
+    predicted of compiled code: it is kept where it was measured to be better. Compiling counts as
+    all else that takes time."""
+    if state.config.compile is None:
         return
+    ran: list[Plan] = []
+    for variants in (_compiled, _compiled_in_part):
+        if allowance.exceeded():
+            break
+        wanted = variants(state, one)
+        fresh = [plan for plan in dict.fromkeys(wanted) if plan not in one.confirmed]
+        if fresh:
+            _confirm(state, one, fresh, allowance)
+        ran += [plan for plan in fresh if plan in one.confirmed]
+    spent = sum(one.confirmed[plan].compile_s for plan in ran)
+    state.progress.note(f"length {one.length}: {len(ran)} plans compiled in {spent:.0f} s")
+
+
+def _best_plans(one: Length) -> list[Plan]:
+    """The best plan of each budget so far."""
     rows = [plan_row(done) for done in one.timed()]
     best = (best_within(rows, limit) for limit in one.limits.values())
-    plans = dict.fromkeys(row.plan.as_compiled() for row in best if row is not None)
-    fresh = [plan for plan in plans if plan not in one.confirmed]
-    _confirm(state, one, fresh, allowance)
-    spent = sum(one.confirmed[plan].compile_s for plan in fresh if plan in one.confirmed)
-    state.progress.note(f"length {one.length}: {len(fresh)} plans compiled in {spent:.0f} s")
+    return [row.plan for row in best if row is not None]
+
+
+def _compiled(state: State, one: Length) -> list[Plan]:
+    """The best plans compiled, and the model without loops where some budget allows for it."""
+    plans = _best_plans(one)
+    unchanged = make_plan(one.analysis.graph)
+    peaks = [done.peak_bytes for done in one.timed() if done.plan == unchanged]
+    limits = [limit for limit in one.limits.values() if limit is not None]
+    if peaks and limits and max(limits) >= peaks[0]:
+        plans.append(unchanged)
+    return [plan.as_compiled() for plan in plans]
+
+
+def _compiled_in_part(state: State, one: Length) -> list[Plan]:
+    """Of compiled plans that are best: the loops of one class left as they are, for those classes
+    that take most of the time. Of others: the bodies of their loops alone compiled."""
+    times = {item.regions: one.whole_ms.get(item.key, 0.0) for item in one.analysis.space.classes}
+    found: list[Plan] = []
+    for plan in _best_plans(one):
+        longest = sorted(plan.choices, key=lambda choice: -times.get(choice.regions, 0.0))
+        if not plan.compiled:
+            found += [replace(plan.as_compiled(), stretches=False)] if plan.choices else []
+        elif len(longest) > 1:
+            left = longest[: state.config.confirm.top_k]
+            found += [plan.compiled_but(choice.regions) for choice in left]
+    return found
 
 
 def _confirm(state: State, one: Length, plans: Sequence[Plan], allowance: Allowance) -> None:
