@@ -69,7 +69,8 @@ def plans(draw: st.DrawFn) -> Plan:
     made.sort(key=lambda choice: choice.regions[0].nodes)
     fingerprint = draw(st.text("0123456789abcdef", min_size=16, max_size=16))
     names = st.sampled_from(("causal", "fused", "no"))
-    return Plan(fingerprint, tuple(made), tuple(draw(st.lists(names, max_size=2))))
+    rewrites = tuple(draw(st.lists(names, max_size=2)))
+    return Plan(fingerprint, tuple(made), rewrites, draw(st.booleans()))
 
 
 @settings(max_examples=60, derandomize=True, deadline=None)

@@ -391,8 +391,14 @@ def test_a_place_that_cannot_be_written_is_a_database_error(tmp_path: Path) -> N
         Plan("0f3a", (Choice(MASKED, 1), Choice(ATTENTION, 8, compiled=True))),
         Plan("0f3a", (Choice(ATTENTION, 8),), rewrites=("sdpa", "norm")),
         Plan("0f3a", rewrites=("sdpa",)),
+        Plan("0f3a", (Choice(MASKED, 1), Choice(ATTENTION, 8, compiled=True)), (), True),
+        Plan("0f3a", (Choice(ATTENTION, 8),), stretches=True),
+        Plan("0f3a", stretches=True),
     ],
-    ids=["nested", "nested-twice", "compiled", "rewritten", "rewritten-alone"],
+    ids=[
+        "nested", "nested-twice", "bodies-alone", "rewritten", "rewritten-alone", "in-part",
+        "stretches-alone", "without-loops",
+    ],
 )
 def test_every_plan_has_a_form(tmp_path: Path, plan: Plan) -> None:
     made = PlanRow(plan, 10, 10, 1.0, 1.0, 1.0, 1.0)
@@ -409,6 +415,33 @@ def test_files_of_schema_1_are_read_and_written_as_today(tmp_path: Path) -> None
     assert read_file(path).graphs == (graph_entry(),)
     write_graph(tmp_path, DEVICE, MODEL, graph_entry())
     assert path.read_text(encoding="utf-8") == text
+
+
+def test_in_schema_2_stretches_were_compiled_where_bodies_were(tmp_path: Path) -> None:
+    plan = Plan("0f3a", (Choice(MASKED, 1), Choice(ATTENTION, 8))).as_compiled()
+    row = PlanRow(plan, 10, 10, 1.0, 1.0, 1.0, 1.0)
+    entry = replace(
+        graph_entry(), lengths=(LengthEntry(64, ((1, 64),), Reference(10, 1.0), (row,)),)
+    )
+    path = write_graph(tmp_path, DEVICE, MODEL, entry)
+    text = path.read_text(encoding="utf-8")
+    assert "stretches" not in text
+    path.write_text(text.replace("schema: 3", "schema: 2"), encoding="utf-8")
+    assert read_file(path).graphs == (entry,)
+
+
+@pytest.mark.parametrize("wrong", ["3", "yes please", "[true]"])
+def test_stretches_are_true_or_false(tmp_path: Path, wrong: str) -> None:
+    row = PlanRow(Plan("0f3a", stretches=True), 10, 10, 1.0, 1.0, 1.0, 1.0)
+    entry = replace(
+        graph_entry(), lengths=(LengthEntry(64, ((1, 64),), Reference(10, 1.0), (row,)),)
+    )
+    path = write_graph(tmp_path, DEVICE, MODEL, entry)
+    text = path.read_text(encoding="utf-8")
+    assert "stretches: true" in text
+    path.write_text(text.replace("stretches: true", f"stretches: {wrong}"), encoding="utf-8")
+    with pytest.raises(DatabaseError, match="stretches is true or false"):
+        read_file(path)
 
 
 def test_what_a_writer_left_that_died_is_cleared_away(tmp_path: Path) -> None:

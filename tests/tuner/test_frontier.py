@@ -34,6 +34,18 @@ def test_dominated_rows_are_dropped() -> None:
     assert frontier([both, high, slower, low, larger, middle]) == (low, middle, high)
 
 
+def test_a_compiled_plan_keeps_its_budget_uncompiled_too() -> None:
+    """It runs so where nothing can be compiled."""
+    plain = row(20, 1.0)
+    compiled = replace(plain, plan=UNCHANGED.as_compiled(), peak_bytes=11, ratio=0.5)
+    assert compiled.needed_bytes == 20 and plain.needed_bytes == 20
+    assert replace(compiled, peak_bytes=25).needed_bytes == 25
+    low = row(12, 1.5)
+    assert best_within([plain, compiled, low], 19) == low
+    assert best_within([plain, compiled, low], 20) == compiled
+    assert compiled not in finalists([plain, compiled, low], [15], 1)
+
+
 def test_a_higher_peak_must_be_faster_by_more_than_the_noise() -> None:
     low = row(10, 1.0)
     assert frontier([low, row(20, 1.0)]) == (low,)
