@@ -182,9 +182,10 @@ def reference(subject: CostSubject, folder: Path) -> None:
             checked = [measurers[0].check(length, plan, None) for plan in plans]
             good = [one for one in checked if one.status == "ok"]
             passes = [
-                {one.plan: one for one in measurer.together(length, good, None)}
+                {one.plan: one for one in measurer.together(length, good, None)
+                 if one.status == "ok"}
                 for measurer in measurers
-            ]
+            ]  # fmt: skip
             print(f"{subject.name} at {length}: {len(good)} of {len(plans)} plans", flush=True)
             classes = zip(space.classes, space.grids, strict=True)
             kept.append("reference", {

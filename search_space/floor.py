@@ -72,7 +72,9 @@ def _alive(
 
 
 def _distinct_bytes(tensor: Tensor) -> int:
-    """Of a tensor whose elements may share places."""
-    numbers = prod(n for n, step in zip(tensor.shape, tensor.strides, strict=True) if step)
+    """At most what a tensor whose elements may share places takes."""
+    pairs = [(n, step) for n, step in zip(tensor.shape, tensor.strides, strict=True) if step]
+    reach = 1 + sum((n - 1) * step for n, step in pairs)
+    numbers = min(prod(n for n, _ in pairs), reach) if tensor.numel else 0
     return numbers * (tensor.nbytes // max(tensor.numel, 1))
 

@@ -1,4 +1,5 @@
-"""Which confirmed plans are worth keeping."""
+"""Which confirmed plans are worth keeping. Memory is what a budget must allow for a plan, see
+:attr:`tuner.entries.PlanRow.needed_bytes`."""
 
 from __future__ import annotations
 
@@ -31,7 +32,7 @@ def frontier(rows: Sequence[PlanRow], noise: float = NOISE) -> tuple[PlanRow, ..
     for row in sorted(rows, key=_canonical):
         if kept and (row.ratio >= kept[-1].ratio or tied(kept[-1], row, noise)):
             continue
-        if kept and row.peak_bytes == kept[-1].peak_bytes:
+        if kept and row.needed_bytes == kept[-1].needed_bytes:
             kept.pop()
         kept.append(row)
     return tuple(kept)
@@ -89,7 +90,7 @@ def tied(slower: PlanRow, faster: PlanRow, noise: float = NOISE) -> bool:
 def _canonical(row: PlanRow) -> tuple[object, ...]:
     choices = row.plan.choices
     return (
-        row.peak_bytes,
+        row.needed_bytes,
         round(row.ratio, 2),
         len(choices),
         tuple(-chosen_size(choice) for choice in choices),
@@ -122,12 +123,12 @@ def thinned(
 
 def _covered(kept: Sequence[PlanRow], rows: Sequence[PlanRow]) -> float:
     """The area of peak and time, in logarithms, in which some kept row does better."""
-    worst_peak = max(math.log(max(row.peak_bytes, 1)) for row in rows)
+    worst_peak = max(math.log(max(row.needed_bytes, 1)) for row in rows)
     ceiling = max(math.log(row.ratio) for row in rows)
     area = 0.0
-    for row in sorted(kept, key=lambda row: (row.peak_bytes, row.ratio)):
+    for row in sorted(kept, key=lambda row: (row.needed_bytes, row.ratio)):
         height = math.log(row.ratio)
         if height < ceiling:
-            area += (worst_peak - math.log(max(row.peak_bytes, 1))) * (ceiling - height)
+            area += (worst_peak - math.log(max(row.needed_bytes, 1))) * (ceiling - height)
             ceiling = height
     return area

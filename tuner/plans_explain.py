@@ -95,7 +95,7 @@ def _rows(entry: LengthEntry, budget: Budget | None) -> list[str]:
     minimum = budget is not None and limit is None
     chosen = None
     if fitting:
-        order = (lambda row: row.peak_bytes) if minimum else (lambda row: row.latency_ms)
+        order = (lambda row: row.needed_bytes) if minimum else (lambda row: row.latency_ms)
         chosen = min(fitting, key=order)
     of = "no budget" if budget is None else f"budget {budget}"
     of += "" if limit is None else f" = {mib(limit)}"
@@ -109,9 +109,11 @@ def _rows(entry: LengthEntry, budget: Budget | None) -> list[str]:
 
 def _row(row: PlanRow, limit: int | None) -> str:
     fits = "" if limit is None or row.needed_bytes <= limit else ", above the budget"
+    if row.needed_bytes != row.peak_bytes:
+        fits = f" (uncompiled {mib(row.needed_bytes)}){fits}"
     return (
         f"peak {mib(row.peak_bytes)}, {row.latency_ms:.1f} ms, {row.ratio:.3f} of eager's time, "
-        f"{len(row.plan.choices)} chunked classes{fits}"
+        f"{len(row.plan.choices)} chunked classes{', compiled' if row.plan.compiled else ''}{fits}"
     )
 
 

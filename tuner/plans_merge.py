@@ -86,15 +86,15 @@ def _merge_lengths(one: LengthEntry, other: LengthEntry) -> LengthEntry:
     kept = [row for row in old if not _beaten(row, new)]
     kept += [row for row in new if not _beaten(row, old)]
     eager = one.eager if one.eager.latency_ms else other.eager
-    ordered = sorted(kept, key=lambda row: (row.peak_bytes, row.ratio))
+    ordered = sorted(kept, key=lambda row: (row.needed_bytes, row.ratio))
     return replace(one, eager=eager, frontier=tuple(ordered))
 
 
 def _beaten(row: PlanRow, others: Sequence[PlanRow]) -> bool:
     return any(
-        other.peak_bytes <= row.peak_bytes
+        other.needed_bytes <= row.needed_bytes
         and other.ratio <= row.ratio
-        and (other.peak_bytes, other.ratio) != (row.peak_bytes, row.ratio)
+        and (other.needed_bytes, other.ratio) != (row.needed_bytes, row.ratio)
         for other in others
     )
 

@@ -125,7 +125,7 @@ def result_table(result: LengthResult) -> Table:
         share = row.peak_bytes / max(result.eager.peak_bytes, 1)
         table.add_row(
             mib(row.peak_bytes), f"{share:.3f}", mib(row.predicted_bytes), f"{row.ratio:.3f}",
-            f"{row.ratio_low:.3f} to {row.ratio_high:.3f}", chunks_text(row.plan),
+            f"{row.ratio_low:.3f} to {row.ratio_high:.3f}", chunks_text(row.plan, nodes=True),
         )  # fmt: skip
     return table
 

@@ -64,6 +64,23 @@ def test_models(tiny: Callable[..., Tiny], name: str, attention: str) -> None:
     assert sharp
 
 
+def test_views_whose_elements_share_places() -> None:
+    class Windows(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            windows = x.sin().unfold(-1, 9, 1)
+            found: torch.Tensor = windows.amax(-1).cumsum(0)
+            return found
+
+    subject = analysed(Windows().eval(), (torch.randn(16, 256),), {})
+    memory = subject.memory
+    regions = [loop.region for loop in all_regions(memory.graph)]
+    assert regions
+    for region in regions:
+        peak = memory.profile([Choice((region,), 1)]).peak_bytes
+        assert floor_bytes(memory.graph, [region]) <= peak
+    assert floor_bytes(memory.graph, regions) <= memory.profile().peak_bytes
+
+
 def test_a_loop_may_give_out_less_than_was_kept() -> None:
     """All of the wide tensor was kept for the narrow part of it that is read later."""
 

@@ -14,12 +14,17 @@ from tests.tuner.small_factory import blocks
 from tuner import apply
 from tuner.campaign import run_campaign
 from tuner.campaign_result import CampaignResult
+from tuner.compile_options import CompileOptions
 from tuner.config import parse_config
 from tuner.ledger import read_ledger
 from tuner.progress import Silent
+from tuner.runtime.analysis import Analysis
 from tuner.runtime.apply import apply_plan
+from tuner.runtime.captures import Captures
+from tuner.runtime.generate import generate
 from tuner.runtime.loop import ChunkLoop
 from tuner.runtime.storing import StoringLoop
+from tuner.steps.confirm import _as_configured
 
 LENGTH = 160
 
@@ -39,7 +44,7 @@ Tuned = tuple[Path, CampaignResult, list[str]]
 def tuned(tmp_path_factory: pytest.TempPathFactory) -> Tuned:
     folder = tmp_path_factory.mktemp("compiled")
     notes = Notes()
-    values = campaign(folder, seq_lens=[LENGTH], budgets=["min"], compile=True)
+    values = campaign(folder, seq_lens=[LENGTH], budgets=["min", 1.0], compile=True)
     result = run_campaign(parse_config(values, folder), notes)
     return folder, result, notes.texts
 
@@ -58,8 +63,9 @@ def uncompiled(plan: Plan) -> Plan:
 def test_the_best_plans_are_compiled_too(tuned: Tuned) -> None:
     folder, _, texts = tuned
     ran = plans_run(folder)
-    whole = [plan for plan in ran if plan.choices and plan == plan.as_compiled()]
-    assert whole and all(uncompiled(plan) in ran for plan in whole)
+    whole = [plan for plan in ran if plan == plan.as_compiled()]
+    assert all(uncompiled(plan) in ran for plan in whole)
+    assert {bool(plan.choices) for plan in whole} == {False, True}, "with loops, and without"
     assert any("plans compiled in" in text for text in texts)
 
 
@@ -68,25 +74,70 @@ def test_plans_are_tried_compiled_in_part(tuned: Tuned) -> None:
     folder, _, _ = tuned
     ran = plans_run(folder)
     part = [plan for plan in ran if plan.compiled and plan != plan.as_compiled()]
-    assert part
+    several = [plan for plan in ran if plan == plan.as_compiled() and len(plan.choices) > 1]
+    assert part or not several
     for plan in part:
         assert plan.as_compiled() in ran
         left = sum(not choice.compiled for choice in plan.choices)
         assert (plan.stretches and left == 1) or (not plan.stretches and not left)
 
 
-def test_what_was_tuned_compiled_serves_compiled(tuned: Tuned) -> None:
+@pytest.mark.parametrize("budget", ["min", 1.0])
+def test_what_was_tuned_compiled_serves_compiled(tuned: Tuned, budget: str | float) -> None:
     folder, result, _ = tuned
     (length,) = result.lengths
-    (best,) = [budget.row for budget in length.budgets]
+    (best,) = [one.row for one in length.budgets if one.budget.plain == budget]
     assert best is not None
     model, inputs = blocks()
     args, _ = inputs(LENGTH)
-    fast = apply(model.eval(), args, plans=folder / "plans", memory_budget="min")
-    assert fast.plan == best.plan
+    fast = apply(model.eval(), args, plans=folder / "plans", memory_budget=budget)
+    assert fast.plan.compiled is best.plan.compiled
     assert ("compiled: " in fast.explain()) is best.plan.compiled
+    if budget == 1.0:  # (the fastest serves; which of tied plans is the lowest may differ)
+        rows = [row for row in length.frontier if row.needed_bytes <= length.eager.peak_bytes]
+        assert fast.plan == min(rows, key=lambda row: row.latency_ms).plan
     with torch.no_grad():
         torch.testing.assert_close(fast(*args), model(*args), rtol=1e-4, atol=1e-5)
+
+
+def test_shorter_inputs_compile_no_loop_that_was_better_left(tuned: Tuned) -> None:
+    """At a length that one class's chunks cover, that class runs in no loop; others stay so."""
+    folder, _, _ = tuned
+    plan = next(one for one in plans_run(folder) if len(one.choices) > 1)
+    model, inputs = blocks()
+    args, _ = inputs(LENGTH)
+    captures = Captures(model.eval())
+    located = captures.locate(args, {})
+    analysis = Analysis.unmeasured(located.captured.graph, located.bindings)
+    first, *rest = plan.choices
+    wide = replace(first, chunk_size=10**6, compiled=True, inner=())
+    left = replace(plan, choices=(wide, *(replace(one, compiled=False) for one in rest)))
+    module = generate(analysis, left, model, located.captured.constants)
+    loops = [child for child in module.children() if isinstance(child, ChunkLoop)]
+    assert loops and not any(loop.compiles for loop in loops)
+    for other in (plan, plan.as_compiled()):
+        module = generate(analysis, other, model, located.captured.constants)
+        loops = [child for child in module.children() if isinstance(child, ChunkLoop)]
+        assert loops and all(loop.compiles for loop in loops)
+
+
+@pytest.mark.parametrize(
+    ("options", "bodies", "stretches"),
+    [
+        (CompileOptions(bodies=False), False, True),
+        (CompileOptions(stretches=False), True, False),
+        (CompileOptions(), True, True),
+    ],
+)
+def test_plans_say_what_was_compiled(
+    options: CompileOptions, bodies: bool, stretches: bool, tuned: Tuned
+) -> None:
+    folder, _, _ = tuned
+    plan = next(one for one in plans_run(folder) if one.choices).as_compiled()
+    found = _as_configured(plan, options)
+    assert (found.bodies, found.stretches) == (bodies, stretches)
+    assert options.of(found) == CompileOptions(bodies, stretches)
+    assert options.of(uncompiled(plan)) == CompileOptions(bodies, stretches)
 
 
 def test_loops_that_a_plan_leaves_as_they_are_stay_so(tuned: Tuned) -> None:

@@ -44,6 +44,10 @@ def test_a_compiled_plan_keeps_its_budget_uncompiled_too() -> None:
     assert best_within([plain, compiled, low], 19) == low
     assert best_within([plain, compiled, low], 20) == compiled
     assert compiled not in finalists([plain, compiled, low], [15], 1)
+    # so it takes the place of no plan that takes less uncompiled, though that is slower
+    assert frontier([compiled, low]) == (low, compiled)
+    assert best_within([compiled, low], None) == low
+    assert thinned([compiled, low]) == (low, compiled)
 
 
 def test_a_higher_peak_must_be_faster_by_more_than_the_noise() -> None:

@@ -17,7 +17,7 @@ from tuner.report.chart import (
     spanning_log,
 )
 from tuner.report.sizes import size_text, unit_for
-from tuner.report.values import LengthData, PlanDetail, Run, plan_key
+from tuner.report.values import LengthData, PlanDetail, PlanRun, Run, plan_key
 
 _CLOUD = (120, 80)
 """Of predicted plans that fall into one cell of such a raster, one is drawn."""
@@ -131,8 +131,7 @@ def serving(one: LengthData, run: Run) -> list[tuple[str, PlanDetail]]:
 
 def peak_chart(run: Run) -> Chart | None:
     """Measured peaks over predicted ones, of all plans that ran; None where none did."""
-    runs = [(one, [entry for entry in one.timed if entry.predicted_bytes and entry.peak_bytes])
-            for one in run.lengths.values()]  # fmt: skip
+    runs = [(one, list(filter(_is_predicted, one.timed))) for one in run.lengths.values()]
     peaks = [e.peak_bytes for _, entries in runs for e in entries]
     if not peaks:
         return None
@@ -247,7 +246,11 @@ def worst_peak_error(run: Run) -> float:
     """The largest relative error of a predicted peak; NaN without a run."""
     return max(
         (abs(entry.predicted_bytes / entry.peak_bytes - 1)
-         for one in run.lengths.values() for entry in one.timed
-         if entry.predicted_bytes and entry.peak_bytes),
+         for one in run.lengths.values() for entry in filter(_is_predicted, one.timed)),
         default=math.nan,
     )  # fmt: skip
+
+
+def _is_predicted(entry: PlanRun) -> bool:
+    """Whether its peak was predicted: of compiled code no model knows."""
+    return bool(entry.predicted_bytes and entry.peak_bytes) and not entry.plan.compiled

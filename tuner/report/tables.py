@@ -179,7 +179,9 @@ def chunks_text(one: LengthData, key: str) -> str:
         for key, size in expected.setting.items()
         if key in names
     ]
-    return ", ".join(parts) or "nothing"
+    entry = one.runs.get(key)
+    compiled = "; compiled" if entry is not None and entry.plan.compiled else ""
+    return (", ".join(parts) or "nothing") + compiled
 
 
 def timeline_table(one: LengthData, run: Run) -> Table:

@@ -194,8 +194,10 @@ def rungs(analysis: Analysis, entry: GraphEntry | None, shapes: Shapes) -> tuple
     frontier, or the model unchanged where none was tuned. No search is made."""
     for source, rows in entry.candidates(shapes) if entry is not None else ():
         found: list[Chosen] = []
+        # (which run uncompiled here: how fast a plan is compiled says little of that)
+        plain = [row for row in rows if not row.plan.compiled] or rows
         for row, peak in sorted(
-            _legal_rows(analysis, rows), key=lambda pair: (pair[0].latency_ms, pair[1])
+            _legal_rows(analysis, plain), key=lambda pair: (pair[0].latency_ms, pair[1])
         ):
             if not found or peak < found[-1].peak_bytes:
                 found.append(Chosen(row.plan, source, peak))

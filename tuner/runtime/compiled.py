@@ -169,7 +169,7 @@ class Compiler:
         module = piece.module
         given: list[Any] = [list(tensors)]  # (one argument)
         written = [tensors[place] for place in piece.written]
-        before = [tensor.clone() for tensor in written]  # (it may be read first)
+        before: list[torch.Tensor] = []
         try:
             with warnings.catch_warnings():  # the compiler's remarks are of no use to users
                 warnings.simplefilter("ignore")
@@ -178,6 +178,7 @@ class Compiler:
                     options={"config_patches": dict(self.options.options)},
                 )  # fmt: skip
             made._artifacts = None  # (for saving; it holds all that was compiled before as well)
+            before = [tensor.clone() for tensor in written]  # (it may be read first)
             expected = tuple(module(list(tensors)))
             stored = [tensor.clone() for tensor in written]
             _put(before, written)
@@ -194,7 +195,7 @@ class Compiler:
                 "(on a GPU: Triton) installed? compile=False says that none is wanted",
                 self.report.failure,
             )
-            _put(before, written)  # the piece runs anew
+            _put(before, written[: len(before)])  # the piece runs anew
             return module, None
         finally:
             self.report.seconds += time.perf_counter() - started

@@ -25,7 +25,8 @@ def generate(
         model: whose weights it reads at each call.
         constants: tensors of the graph's CONSTANT nodes, by name.
     """
-    return rewrite(analysis.memory.program(plan.choices), model, constants)
+    program = analysis.memory.program(plan.choices)
+    return rewrite(program, model, constants, in_part=plan.bodies)
 
 
 def with_weights_of(module: fx.GraphModule, model: torch.nn.Module) -> fx.GraphModule:

@@ -40,7 +40,11 @@ from tuner.runtime.weights import WEIGHTS, Route, Weights, is_weight, read_weigh
 
 
 def rewrite(
-    program: Program, model: torch.nn.Module, constants: Mapping[str, torch.Tensor]
+    program: Program,
+    model: torch.nn.Module,
+    constants: Mapping[str, torch.Tensor],
+    *,
+    in_part: bool = False,
 ) -> fx.GraphModule:
     """The program as a module that runs its loops.
 
@@ -49,6 +53,7 @@ def rewrite(
 
     Args:
         constants: tensors of the graph's CONSTANT nodes, by name.
+        in_part: whether loops are compiled only where their choices say so.
     """
     graph = program.graph
     made = fx.Graph()
@@ -64,7 +69,7 @@ def rewrite(
     def call(index: int) -> fx.Node:
         return _call(made, graph.nodes[index], values)
 
-    modules = _emit(made, program, values, call)
+    modules = _emit(made, program, values, call, in_part=in_part)
     made.output(tuple(_argument(value, values) for value in graph.outputs))
     read = {
         values[node.index]: node.op for node in graph.nodes
@@ -82,7 +87,12 @@ def rewrite(
 
 
 def _emit(
-    made: fx.Graph, program: Program, values: dict[int, fx.Node], call: Callable[[int], fx.Node]
+    made: fx.Graph,
+    program: Program,
+    values: dict[int, fx.Node],
+    call: Callable[[int], fx.Node],
+    *,
+    in_part: bool = False,
 ) -> list[ChunkLoop]:
     """Write the program's steps in running order; the modules of its loops, ``region_0`` and on.
 
@@ -92,9 +102,8 @@ def _emit(
     """
     loops: list[Loop] = []
     modules: list[ChunkLoop] = []
-    some = any(part.choice.compiled for part in program.parts)  # (a plan may be compiled in part)
     for part in program.parts:
-        size, compiles = part.choice.chunk_size, part.choice.compiled or not some
+        size, compiles = part.choice.chunk_size, part.choice.compiled or not in_part
         bodies = _bodies(part)
         for loop in part.loops:
             donated = program.donations[len(loops)]

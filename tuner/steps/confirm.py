@@ -10,6 +10,7 @@ from cost_models.plans import PlanCost
 from cost_models.select import mib
 from search_space.plan import Plan
 from search_space.space import make_plan
+from tuner.compile_options import CompileOptions
 from tuner.frontier import best_within
 from tuner.limits import Allowance
 from tuner.measure.protocol import Status
@@ -71,13 +72,22 @@ def _confirm_compiled(state: State, one: Length, allowance: Allowance) -> None:
     for variants in (_compiled, _compiled_in_part):
         if allowance.exceeded():
             break
-        wanted = variants(state, one)
-        fresh = [plan for plan in dict.fromkeys(wanted) if plan not in one.confirmed]
+        wanted = (_as_configured(plan, state.config.compile) for plan in variants(state, one))
+        fresh = [plan for plan in dict.fromkeys(wanted)
+                 if plan.compiled and plan not in one.confirmed]  # fmt: skip
         if fresh:
             _confirm(state, one, fresh, allowance)
         ran += [plan for plan in fresh if plan in one.confirmed]
     spent = sum(one.confirmed[plan].compile_s for plan in ran)
     state.progress.note(f"length {one.length}: {len(ran)} plans compiled in {spent:.0f} s")
+
+
+def _as_configured(plan: Plan, options: CompileOptions) -> Plan:
+    """A plan without what the configuration does not let compile."""
+    choices = tuple(
+        replace(choice, compiled=choice.compiled and options.bodies) for choice in plan.choices
+    )
+    return replace(plan, choices=choices, stretches=plan.stretches and options.stretches)
 
 
 def _best_plans(one: Length) -> list[Plan]:
@@ -101,7 +111,10 @@ def _compiled(state: State, one: Length) -> list[Plan]:
 def _compiled_in_part(state: State, one: Length) -> list[Plan]:
     """Of compiled plans that are best: the loops of one class left as they are, for those classes
     that take most of the time. Of others: the bodies of their loops alone compiled."""
-    times = {item.regions: one.whole_ms.get(item.key, 0.0) for item in one.analysis.space.classes}
+    times = {
+        item.regions: len(item.loops) * one.whole_ms.get(item.key, 0.0)
+        for item in one.analysis.space.classes
+    }
     found: list[Plan] = []
     for plan in _best_plans(one):
         longest = sorted(plan.choices, key=lambda choice: -times.get(choice.regions, 0.0))
