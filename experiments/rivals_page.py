@@ -177,9 +177,8 @@ _HEAD = """# Beside what a user would run instead
 
 Peak: the resident set's high-water mark over a warm call, beyond what was there before, with a
 fixed mmap threshold; one process a row, the same for all. The allocator's own count stands beside
-it. (Since 2026-11-27 room that was freed within the heap is taken before: pages of tensors that
-the C library had put there stayed when those were freed. Of the earlier records the UNet's is off,
-where the two counts differ.) Time: process CPU time, all rows in turns in one process, medians.
+it. (Room that was freed within the heap is taken before: pages of tensors that the C library puts
+there stay when those are freed.) Time: process CPU time, all rows in turns in one process, medians.
 `ours SHARE` is `apply(model, args, memory_budget=SHARE)`, analytic, nothing tuned; `compiled` adds
 `compile=True`.
 Cold: seconds until the first result with nothing cached, from the model's construction on. Warm:
