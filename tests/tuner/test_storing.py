@@ -20,7 +20,7 @@ from tuner.measure.cpu import CpuBackend
 from tuner.runtime.compiled import CompiledPiece, Compiler
 from tuner.runtime.loop import ChunkLoop, Output, Sliced
 from tuner.runtime.pieces import Piece
-from tuner.runtime.storing import STORE, StoringLoop, storing_body
+from tuner.runtime.storing import STORE, StoringLoop, may_store, storing_body
 
 aten = torch.ops.aten
 ROWS = Sliced(0, 1)
@@ -288,6 +288,25 @@ def test_a_weight_that_was_cast_runs_as_it_is() -> None:
     made(x, w)
     found = made(x.double(), w.double())[0]
     torch.testing.assert_close(found, (x + (x @ w).relu().tanh()), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("device", "size", "columns", "stores"),
+    [("cuda", 4, 4, True), ("cuda", 4, 3, True), ("cuda", 3, 4, True), ("cuda", 3, 3, False),
+     ("cpu", 3, 3, True)],
+)  # fmt: skip
+def test_slices_that_a_gpu_would_copy_are_copied_by_the_loop(
+    device: str, size: int, columns: int, stores: bool
+) -> None:
+    output = Output((12, columns), (columns, 1), ROWS, torch.float32, torch.device(device))
+    plain = ChunkLoop(body_of(feed_forward, "x", "w"), 12, size, (ROWS, None), (output,))
+    assert may_store(plain) is stores
+    root = fx.Graph()
+    root.output((root.call_module("loop", (root.placeholder("x"), root.placeholder("w"))),))
+    made = AsItIs().with_compiled(fx.GraphModule(nn.ModuleDict({"loop": plain}), root))
+    assert bool(storing_loops(made)) is stores
+    pieces = [one for one in made.modules() if isinstance(one, CompiledPiece)]
+    assert pieces, "the body is compiled all the same"
 
 
 def test_stores_stand_behind_what_they_store() -> None:

@@ -26,7 +26,7 @@ from tuner.compile_options import CompileOptions
 from tuner.runtime.graph_modules import copied, with_graph
 from tuner.runtime.loop import ChunkLoop
 from tuner.runtime.pieces import Order, Piece
-from tuner.runtime.storing import StoringLoop, storing_body
+from tuner.runtime.storing import StoringLoop, may_store, storing_body
 
 log = logging.getLogger("autochunk")
 
@@ -80,19 +80,22 @@ class Compiler:
 
     def _loops(self, module: fx.GraphModule, known: dict[object, fx.GraphModule]) -> None:
         """Exchange a module's loops, but those that are to stay as they are, for ones with compiled
-        bodies, which write their outputs; loops that share a body go on sharing it.
+        bodies, which write their outputs where they may; loops that share a body go on sharing it.
 
         Args:
             known: bodies made before.
         """
 
-        def storing(body: fx.GraphModule, donors: Donors) -> fx.GraphModule:
+        def storing(body: fx.GraphModule, donors: Donors | None) -> fx.GraphModule:
+            """The body itself, where it is not to write its outputs."""
+            if donors is None:
+                return body
             key = id(body), donors
             if key not in known:
                 known[key] = storing_body(body, donors)
             return known[key]
 
-        def compiled(body: fx.GraphModule, donors: Donors, length: int) -> fx.GraphModule:
+        def compiled(body: fx.GraphModule, donors: Donors | None, length: int) -> fx.GraphModule:
             """For passes of that length."""
             key = id(body), donors, length
             if key not in known:
@@ -103,14 +106,17 @@ class Compiler:
         for name, loop in list(module.named_children()):
             if not isinstance(loop, ChunkLoop) or not loop.compiles:
                 continue
-            donors = tuple(output.donor for output in loop.outputs)
+            stores = may_store(loop)
+            donors = tuple(output.donor for output in loop.outputs) if stores else None
             body = compiled(loop.body, donors, loop.chunk_size)
             rest = loop.extent % loop.chunk_size
             tail = (loop.tail or loop.body) if rest else None
             if tail is not None:
                 works = rest >= _LEAST_TAIL * loop.extent
                 tail = compiled(tail, donors, rest) if works else storing(tail, donors)
-            setattr(module, name, StoringLoop(loop, body, tail))
+            setattr(module, name, StoringLoop(loop, body, tail) if stores else ChunkLoop(
+                body, loop.extent, loop.chunk_size, loop.inputs, loop.outputs, tail
+            ))  # fmt: skip
 
     def _pieces(self, module: fx.GraphModule, known: Mapping[str, int]) -> fx.GraphModule:
         """The module with its straight pieces as modules that are compiled.

@@ -64,6 +64,20 @@ class StoringLoop(ChunkLoop):
         return made[0] if len(made) == 1 else made
 
 
+_ALIGNMENT = 16
+
+
+def may_store(loop: ChunkLoop) -> bool:
+    """Whether every pass's slices of the outputs begin at addresses that compiled code of a GPU
+    takes: what begins elsewhere than in the first pass it copies, writes, and copies back, with all
+    that lies between the first element and the last."""
+    steps = (
+        loop.chunk_size * one.cut.factor * one.strides[one.cut.dim] * one.dtype.itemsize
+        for one in loop.outputs if one.device.type != "cpu"
+    )  # fmt: skip
+    return all(step % _ALIGNMENT == 0 for step in steps)
+
+
 def storing_body(body: fx.GraphModule, donors: Sequence[int | None]) -> fx.GraphModule:
     """A body that writes its outputs and gives nothing.
 
