@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
+from search_space.capture import Capture
 from search_space.plan import Plan, decode_plan
 from tests.tuner.campaigns import campaign
 from tests.tuner.small_factory import blocks
@@ -44,7 +46,7 @@ Tuned = tuple[Path, CampaignResult, list[str]]
 def tuned(tmp_path_factory: pytest.TempPathFactory) -> Tuned:
     folder = tmp_path_factory.mktemp("compiled")
     notes = Notes()
-    values = campaign(folder, seq_lens=[LENGTH], budgets=["min", 1.0], compile=True)
+    values = campaign(folder, seq_lens=[LENGTH], budgets=["min", 0.5, 1.0], compile=True)
     result = run_campaign(parse_config(values, folder), notes)
     return folder, result, notes.texts
 
@@ -100,23 +102,29 @@ def test_what_was_tuned_compiled_serves_compiled(tuned: Tuned, budget: str | flo
         torch.testing.assert_close(fast(*args), model(*args), rtol=1e-4, atol=1e-5)
 
 
-def test_shorter_inputs_compile_no_loop_that_was_better_left(tuned: Tuned) -> None:
-    """At a length that one class's chunks cover, that class runs in no loop; others stay so."""
-    folder, _, _ = tuned
-    plan = next(one for one in plans_run(folder) if len(one.choices) > 1)
+def looped() -> tuple[nn.Module, tuple[torch.Tensor, ...], Capture, Analysis, Plan]:
+    """The model with a plan of several classes."""
     model, inputs = blocks()
     args, _ = inputs(LENGTH)
-    captures = Captures(model.eval())
-    located = captures.locate(args, {})
+    located = Captures(model.eval()).locate(args, {})
     analysis = Analysis.unmeasured(located.captured.graph, located.bindings)
+    space = analysis.space
+    plan = space.decode({item.key: max(1, item.extent // 3) for item in space.classes})
+    assert len(plan.choices) > 1
+    return model, args, located.captured, analysis, plan
+
+
+def test_shorter_inputs_compile_no_loop_that_was_better_left() -> None:
+    """At a length that one class's chunks cover, that class runs in no loop; others stay so."""
+    model, _, captured, analysis, plan = looped()
     first, *rest = plan.choices
     wide = replace(first, chunk_size=10**6, compiled=True, inner=())
     left = replace(plan, choices=(wide, *(replace(one, compiled=False) for one in rest)))
-    module = generate(analysis, left, model, located.captured.constants)
+    module = generate(analysis, left, model, captured.constants)
     loops = [child for child in module.children() if isinstance(child, ChunkLoop)]
     assert loops and not any(loop.compiles for loop in loops)
     for other in (plan, plan.as_compiled()):
-        module = generate(analysis, other, model, located.captured.constants)
+        module = generate(analysis, other, model, captured.constants)
         loops = [child for child in module.children() if isinstance(child, ChunkLoop)]
         assert loops and all(loop.compiles for loop in loops)
 
@@ -130,26 +138,22 @@ def test_shorter_inputs_compile_no_loop_that_was_better_left(tuned: Tuned) -> No
     ],
 )
 def test_plans_say_what_was_compiled(
-    options: CompileOptions, bodies: bool, stretches: bool, tuned: Tuned
+    options: CompileOptions, bodies: bool, stretches: bool
 ) -> None:
-    folder, _, _ = tuned
-    plan = next(one for one in plans_run(folder) if one.choices).as_compiled()
+    plan = looped()[-1].as_compiled()
     found = _as_configured(plan, options)
     assert (found.bodies, found.stretches) == (bodies, stretches)
     assert options.of(found) == CompileOptions(bodies, stretches)
     assert options.of(uncompiled(plan)) == CompileOptions(bodies, stretches)
 
 
-def test_loops_that_a_plan_leaves_as_they_are_stay_so(tuned: Tuned) -> None:
-    folder, _, _ = tuned
-    plan = next(one for one in plans_run(folder) if len(one.choices) > 1)
+def test_loops_that_a_plan_leaves_as_they_are_stay_so() -> None:
+    model, args, _, _, plan = looped()
     left = plan.as_compiled().compiled_but(plan.choices[0].regions)
     assert [choice.compiled for choice in left.choices] == [False] + [True] * (
         len(plan.choices) - 1
     )
-    model, inputs = blocks()
-    args, _ = inputs(LENGTH)
-    fast = apply_plan(model.eval(), left, args, {}, compile=True)
+    fast = apply_plan(model, left, args, {}, compile=True)
     module = fast.prepare(*args).module
     loops = [child for child in module.children() if isinstance(child, ChunkLoop)]
     as_they_are = [loop for loop in loops if not isinstance(loop, StoringLoop)]
