@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from search_space.budget import Budget
 from search_space.capture import Capture
 from search_space.plan import Plan, decode_plan
 from tests.tuner.campaigns import campaign
@@ -19,6 +20,8 @@ from tuner.campaign_result import CampaignResult
 from tuner.compile_options import CompileOptions
 from tuner.config import parse_config
 from tuner.ledger import read_ledger
+from tuner.measure.protocol import Samples
+from tuner.measured import Confirmed, Described
 from tuner.progress import Silent
 from tuner.runtime.analysis import Analysis
 from tuner.runtime.apply import apply_plan
@@ -26,7 +29,8 @@ from tuner.runtime.captures import Captures
 from tuner.runtime.generate import generate
 from tuner.runtime.loop import ChunkLoop
 from tuner.runtime.storing import StoringLoop
-from tuner.steps.confirm import _as_configured
+from tuner.steps.confirm import as_configured, compiled, compiled_in_part
+from tuner.steps.state import Length
 
 LENGTH = 160
 
@@ -129,6 +133,52 @@ def test_shorter_inputs_compile_no_loop_that_was_better_left() -> None:
         assert loops and all(loop.compiles for loop in loops)
 
 
+def measured(*rows: tuple[Plan, int, float], limit: int | None) -> Length:
+    """A length at which these plans took so many bytes and so many ms; the eager model takes 10."""
+    _, _, captured, analysis, _ = looped()
+    described = Described(LENGTH, captured.graph, dict(analysis.bindings), (), 1000, 10**9)
+    one = Length(described, analysis, {Budget(): None} if limit is None else {
+        Budget(absolute_bytes=limit): limit
+    })  # fmt: skip
+    reference = Samples((10.0,) * 5, (10.0,) * 5)
+    for plan, peak, ms in rows:
+        times = Samples((ms,) * 5, (ms,) * 5)
+        one.confirmed[plan] = Confirmed(
+            plan, "ok", "", peak, peak, peak, samples=times, reference=reference
+        )
+    return one
+
+
+def test_what_is_compiled_first() -> None:
+    """The best plan, and the model without loops where that may be had."""
+    plan = looped()[-1]
+    plain = replace(plan, choices=())
+    rows = (plan, 100, 8.0), (plain, 400, 12.0)
+    assert compiled(measured(*rows, limit=300), 3) == [plan.as_compiled()]
+    assert compiled(measured(*rows, limit=500), 3) == [plan.as_compiled(), plain.as_compiled()]
+    assert compiled(measured(*rows, limit=50), 3) == []
+    assert compiled(measured(*rows, limit=None), 3) == [plan.as_compiled()]
+
+
+def test_what_is_compiled_in_part_then() -> None:
+    plan = looped()[-1]
+    whole = plan.as_compiled()
+    bodies = replace(whole, stretches=False)
+    slower = measured((plan, 100, 8.0), (whole, 100, 9.0), limit=300)
+    assert compiled_in_part(slower, 3) == [bodies]
+    faster = measured((plan, 100, 8.0), (whole, 100, 6.0), limit=300)
+    # of two classes, the one that takes longest in all its occurrences is left out first
+    times = {item.key: 1.0 / len(item.loops) for item in faster.analysis.space.classes}
+    last = plan.choices[-1].regions
+    (key,) = [item.key for item in faster.analysis.space.classes if item.regions == last]
+    faster.whole_ms = {**times, key: 2.0 * times[key]}
+    assert compiled_in_part(faster, 1) == [whole.compiled_but(last)]
+    everything = compiled_in_part(faster, 100)
+    assert len(everything) == len(set(everything)) == len(plan.choices)
+    lone = replace(plan, choices=plan.choices[:1])
+    assert compiled_in_part(measured((lone.as_compiled(), 100, 6.0), limit=300), 3) == []
+
+
 @pytest.mark.parametrize(
     ("options", "bodies", "stretches"),
     [
@@ -141,7 +191,7 @@ def test_plans_say_what_was_compiled(
     options: CompileOptions, bodies: bool, stretches: bool
 ) -> None:
     plan = looped()[-1].as_compiled()
-    found = _as_configured(plan, options)
+    found = as_configured(plan, options)
     assert (found.bodies, found.stretches) == (bodies, stretches)
     assert options.of(found) == CompileOptions(bodies, stretches)
     assert options.of(uncompiled(plan)) == CompileOptions(bodies, stretches)

@@ -94,10 +94,10 @@ def storing_body(body: fx.GraphModule, donors: Sequence[int | None]) -> fx.Graph
     places = {node: place for place, node in enumerate(old)}
     *inputs, _, length = placeholders
     stores: dict[int, list[int]] = {}
-    # (those with donors last, since an output may be another name of one)
+    # (those with donors last: an output without one may be another name of a donor)
     for output in sorted(range(len(donors)), key=lambda output: donors[output] is not None):
         donor = donors[output]
-        read = 0 if donor is None else _last_read(old, placeholders[donor], values)
+        read = 0 if donor is None else _last_read(old, placeholders[donor])
         after = max(read, places[values[output]], places[length])
         stores.setdefault(after, []).append(output)
 
@@ -118,12 +118,10 @@ def storing_body(body: fx.GraphModule, donors: Sequence[int | None]) -> fx.Graph
     return with_graph(body, made)
 
 
-def _last_read(nodes: Sequence[fx.Node], donor: fx.Node, values: Sequence[fx.Node]) -> int:
+def _last_read(nodes: Sequence[fx.Node], donor: fx.Node) -> int:
     """The place of the last node that may read a tensor, under whatever name, in the order of the
-    graph; all of it where an output may be the tensor itself."""
+    graph."""
     names = names_of(donor, nodes)
-    if names.intersection(values):
-        return len(nodes) - 2
     reading = (names.intersection(node.all_input_nodes) for node in nodes[:-1])
     return max((place for place, found in enumerate(reading) if found), default=0)
 

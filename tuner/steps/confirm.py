@@ -69,10 +69,11 @@ def _confirm_compiled(state: State, one: Length, allowance: Allowance) -> None:
     if state.config.compile is None:
         return
     ran: list[Plan] = []
-    for variants in (_compiled, _compiled_in_part):
+    for variants in (compiled, compiled_in_part):
         if allowance.exceeded():
             break
-        wanted = (_as_configured(plan, state.config.compile) for plan in variants(state, one))
+        found = variants(one, state.config.confirm.top_k)
+        wanted = (as_configured(plan, state.config.compile) for plan in found)
         fresh = [plan for plan in dict.fromkeys(wanted)
                  if plan.compiled and plan not in one.confirmed]  # fmt: skip
         if fresh:
@@ -82,7 +83,7 @@ def _confirm_compiled(state: State, one: Length, allowance: Allowance) -> None:
     state.progress.note(f"length {one.length}: {len(ran)} plans compiled in {spent:.0f} s")
 
 
-def _as_configured(plan: Plan, options: CompileOptions) -> Plan:
+def as_configured(plan: Plan, options: CompileOptions) -> Plan:
     """A plan without what the configuration does not let compile."""
     choices = tuple(
         replace(choice, compiled=choice.compiled and options.bodies) for choice in plan.choices
@@ -97,7 +98,7 @@ def _best_plans(one: Length) -> list[Plan]:
     return [row.plan for row in best if row is not None]
 
 
-def _compiled(state: State, one: Length) -> list[Plan]:
+def compiled(one: Length, most: int) -> list[Plan]:
     """The best plans compiled, and the model without loops where some budget allows for it."""
     plans = _best_plans(one)
     unchanged = make_plan(one.analysis.graph)
@@ -108,9 +109,9 @@ def _compiled(state: State, one: Length) -> list[Plan]:
     return [plan.as_compiled() for plan in plans]
 
 
-def _compiled_in_part(state: State, one: Length) -> list[Plan]:
-    """Of compiled plans that are best: the loops of one class left as they are, for those classes
-    that take most of the time. Of others: the bodies of their loops alone compiled."""
+def compiled_in_part(one: Length, most: int) -> list[Plan]:
+    """Of compiled plans that are best: the loops of one class left as they are, for that many
+    classes that take most of the time. Of others: the bodies of their loops alone compiled."""
     times = {
         item.regions: len(item.loops) * one.whole_ms.get(item.key, 0.0)
         for item in one.analysis.space.classes
@@ -121,8 +122,7 @@ def _compiled_in_part(state: State, one: Length) -> list[Plan]:
         if not plan.compiled:
             found += [replace(plan.as_compiled(), stretches=False)] if plan.choices else []
         elif len(longest) > 1:
-            left = longest[: state.config.confirm.top_k]
-            found += [plan.compiled_but(choice.regions) for choice in left]
+            found += [plan.compiled_but(choice.regions) for choice in longest[:most]]
     return found
 
 
