@@ -77,4 +77,3 @@ def _distinct_bytes(tensor: Tensor) -> int:
     reach = 1 + sum((n - 1) * step for n, step in pairs)
     numbers = min(prod(n for n, _ in pairs), reach) if tensor.numel else 0
     return numbers * (tensor.nbytes // max(tensor.numel, 1))
-
