@@ -204,6 +204,10 @@ def test_merging_one_length_keeps_the_frontier_of_both_or_the_later_version() ->
     assert [one.length for one in merged.lengths] == [128, 999]
     assert [one.environment for one in merged.lengths] == [None, low.environment]
     assert merge_graphs(more, newer) == merged
+    # what a compiled plan takes uncompiled counts: it beats none that takes less
+    compiled = replace(better, plan=second.plan.as_compiled(), peak_bytes=1)
+    quick = replace(low, lengths=(replace(length, frontier=(compiled,)),))
+    assert first in merge_graphs(low, quick).lengths[0].frontier
     begun = replace(other, lengths=(replace(other.lengths[0], incomplete=True),))
     assert merge_graphs(low, begun) == merge_graphs(begun, low) == low
 

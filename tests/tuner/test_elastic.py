@@ -12,6 +12,7 @@ import subprocess
 import sys
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,17 @@ from search_space.plan import Plan
 from tests.tuner.one_block import assert_right, block, eager, sample
 from tests.tuner.small_factory import Block
 from tuner import Applied, apply
-from tuner.database import GraphEntry, LengthEntry, PlanRow, Reference, write_graph
+from tuner.database import (
+    GraphEntry,
+    LengthEntry,
+    PlanRow,
+    Reference,
+    database_files,
+    read_file,
+    write_graph,
+)
 from tuner.environment import device_name
+from tuner.runtime.choose import rungs
 from tuner.runtime.free_memory import free_memory_of
 from tuner.runtime.ladder import HEADROOM
 
@@ -132,6 +142,28 @@ def test_each_call_takes_the_fastest_plan_that_fits_the_free_memory(
     tuned = peaks(applied)
     assert found == [*tuned, *reversed(tuned), tuned[0]]
     assert "plan 1 of 3, chosen by free memory" in applied.explain()
+
+
+def test_plans_that_were_fast_compiled_are_no_rungs(
+    model: torch.nn.Module, plans: Path, tmp_path: Path
+) -> None:
+    """Here all runs uncompiled; compiled rows serve only where there are no others."""
+    analysis = apply(model, (sample(LENGTH),)).prepare(sample(LENGTH)).analysis
+    (path,) = database_files(plans)
+    (graph,) = read_file(path).graphs
+    (length,) = graph.lengths
+    *_, fastest = length.frontier
+    compiled = [
+        replace(one, plan=one.plan.as_compiled(), latency_ms=0.1) for one in length.frontier
+    ]
+
+    def found(rows: list[PlanRow]) -> list[Plan]:
+        entry = replace(graph, lengths=(replace(length, frontier=tuple(rows)),))
+        return [one.plan for one in rungs(analysis, entry, length.shapes)]
+
+    assert found([*length.frontier, *compiled]) == found(list(length.frontier))
+    assert found([*length.frontier, *compiled])[0] == fastest.plan
+    assert found(compiled)
 
 
 def test_where_no_tuned_plan_fits_lower_ones_are_looked_for(
