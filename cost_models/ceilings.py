@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
+
+from cost_models.rates import Rates, rates_from_plain
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +24,8 @@ class Ceilings:
             what they load.
         filling: elements that a matrix product's output must have to keep all of the device busy,
             see :func:`filling_of`; 0 where few cores share the work.
+        rates: what kinds of op were measured to cost; None where the figures above are all that is
+            known (on GPUs, and on devices that nobody measured).
     """
 
     copy_bytes_per_s: float
@@ -29,12 +35,24 @@ class Ceilings:
     launch_s: float
     half_rows: float
     filling: int = 0
+    rates: Rates | None = None
 
     def __post_init__(self) -> None:
         if min(
             self.copy_bytes_per_s, self.cache_bytes_per_s, self.matmul_flops_per_s, self.launch_s
         ) <= 0:
             raise ValueError(f"ceilings must be positive, got {self}")
+
+
+def ceilings_from_plain(row: Mapping[str, Any]) -> Ceilings:
+    """The inverse of :func:`dataclasses.asdict`, as far as JSON keeps it.
+
+    Raises:
+        KeyError: something is missing.
+        TypeError: something is unknown.
+    """
+    rates = row.get("rates")
+    return Ceilings(**{**row, "rates": None if rates is None else rates_from_plain(rates)})
 
 
 TILE = 128 * 32

@@ -19,7 +19,7 @@ from search_space.graph import ALIAS, ITEM_BYTES
 from search_space.liveness import MemoryModel, inner_choices
 from search_space.regions import Loop
 
-FEATURES_VERSION = 2
+FEATURES_VERSION = 3
 """Raised when the meaning of a feature changes; samples of another version are not mixed."""
 
 

@@ -25,7 +25,7 @@ from typing import Any
 
 from cost_models.base import CostModel, Sample, sample_from_plain
 from cost_models.card import Card, card_from_plain
-from cost_models.ceilings import Ceilings
+from cost_models.ceilings import Ceilings, ceilings_from_plain
 from cost_models.features import FEATURES_VERSION
 from cost_models.learned import Fitted, Learned
 from cost_models.macro_micro import MacroMicro
@@ -117,7 +117,7 @@ def read_model(path: Path) -> StoredModel:
 def _from_plain(row: Mapping[str, Any]) -> StoredModel:
     return StoredModel(
         str(row["device"]),
-        Ceilings(**row["ceilings"]),
+        ceilings_from_plain(row["ceilings"]),
         _model_from_plain(row["model"]),
         tuple(sample_from_plain(one) for one in row["samples"]),
         tuple(unchunked_from_plain(one) for one in row["baselines"]),

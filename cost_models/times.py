@@ -5,8 +5,9 @@
 with c the chunk's share of the extent, F the device's operations per second, n the smaller side of
 a product's matrix and h that at which products run at half rate, and B the device's bytes per
 second, which falls from the cache's to the memory's rate with the op's bytes. ``idle`` is 1 but
-for products whose output is too small for all of a GPU's multiprocessors, see ``filling_of``. A
-loop adds, in each pass, the copy of its results into the outputs.
+for products whose output is too small for all of a GPU's multiprocessors, see ``filling_of``. On a
+CPU that was measured the two add up, and kinds of op have rates of their own, see
+:mod:`cost_models.rates`. A loop adds, in each pass, the copy of its results into the outputs.
 """
 
 from __future__ import annotations
@@ -21,17 +22,35 @@ from search_space.graph import LEAVES, SizedGraph
 from search_space.regions import Loop
 
 
+def launch_seconds(work: Work, ceilings: Ceilings) -> float:
+    """Starting one op. Views start nothing, but take some Python where that was measured."""
+    if ceilings.rates is not None:
+        return ceilings.rates.launch_s(work)
+    return ceilings.launch_s if work.launches else 0.0
+
+
 def op_seconds(work: Work, share: float, ceilings: Ceilings) -> float:
-    """One op on a share of its extent."""
+    """One op on a share of its extent, by its kind's rates where they were measured."""
+    return launch_seconds(work, ceilings) + sum(own_seconds(work, share, ceilings))
+
+
+def own_seconds(work: Work, share: float, ceilings: Ceilings) -> tuple[float, float]:
+    """One op beside its launch: seconds of computing, and of moving bytes. The plain roofline has
+    but one of them, whichever takes longer."""
     if not work.launches:
-        return 0.0
+        return 0.0, 0.0
+    rates = ceilings.rates
+    if rates is not None:
+        computing = rates.computing_s(work, share, ceilings.matmul_flops_per_s)
+        return computing, rates.moving_s(work, share)
     moved = work.sliced_bytes * share + work.whole_bytes
-    rate = bytes_per_s(moved, ceilings)
+    moving = moved / bytes_per_s(moved, ceilings)
     computing = work.slowdown * work.flops * share / ceilings.matmul_flops_per_s
     narrowest = work.narrowest(share)
     if narrowest is not None:
         computing *= 1 + ceilings.half_rows / narrowest
-    return ceilings.launch_s + _idle(work, share, ceilings) * max(computing, moved / rate)
+    idle = _idle(work, share, ceilings)
+    return (0.0, idle * moving) if moving > computing else (idle * computing, 0.0)
 
 
 def _idle(work: Work, share: float, ceilings: Ceilings) -> float:
@@ -84,10 +103,8 @@ def graph_parts(graph: SizedGraph, ceilings: Ceilings) -> Parts:
         if node.kind in LEAVES:
             continue
         work = node_work(graph, node)
-        if not work.launches:
-            continue
-        own = op_seconds(work, 1.0, ceilings) - ceilings.launch_s
-        launch += ceilings.launch_s
+        own = sum(own_seconds(work, 1.0, ceilings))
+        launch += launch_seconds(work, ceilings)
         if work.narrowest(1.0) is not None:
             product += own
         else:
@@ -161,8 +178,8 @@ class LoopTimes:
     Attributes:
         launch_s: starting ops, and slicing inputs in Python.
         product_s: of matrix products and convolutions, whichever limit binds them.
-        memory_s: of all other ops that bytes limit.
-        compute_s: of all other ops that operations limit.
+        memory_s: of all other ops, on bytes.
+        compute_s: of all other ops, on operations.
         store_s: copying results into the loop's outputs.
         cached_bytes, moved_bytes: bytes read and written by ops whose own bytes fit in the cache,
             and by all.
@@ -195,25 +212,22 @@ def loop_times(loop: Loop, chunk_size: int, ceilings: Ceilings) -> LoopTimes:
     launch = product = memory = compute = cached = moved = largest = flops = 0.0
     narrowest = 0.0
     for work in loop_work(loop):
-        if not work.launches:
-            continue
         flops += work.flops
         side = work.narrowest(size / loop.extent)
         if side is not None:
             narrowest = side if not narrowest else min(narrowest, side)
         largest = max(largest, work.sliced_bytes * size / loop.extent + work.whole_bytes)
         for share, times in parts:
-            one = op_seconds(work, share, ceilings) - ceilings.launch_s
+            computing, moving = own_seconds(work, share, ceilings)
             now = work.sliced_bytes * share + work.whole_bytes
-            launch += times * ceilings.launch_s
+            launch += times * launch_seconds(work, ceilings)
             moved += times * now
             cached += times * now * (now <= ceilings.cache_bytes)
             if side is not None:
-                product += times * one
-            elif one > work.flops * share / ceilings.matmul_flops_per_s:
-                memory += times * one
+                product += times * (computing + moving)
             else:
-                compute += times * one
+                memory += times * moving
+                compute += times * computing
     store = 0.0
     if size < loop.extent:
         copied = _copying(loop)

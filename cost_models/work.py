@@ -12,7 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 
-from search_space.graph import ALIAS, LEAVES, Graph, SizedGraph, SizedNode
+from cost_models.kinds import PLAIN, VIEW, gathered_arguments, is_across, kind_of, row_of
+from search_space.graph import ALIAS, LEAVES, Graph, Path, SizedGraph, SizedNode
 from search_space.regions import Loop, arguments
 
 
@@ -29,6 +30,13 @@ class Work:
         cut: which of the two the chunk dimension cuts: 0, 1, or None for a batch.
         batch: how many such matrices there are.
         slowdown: how much longer its operations take than a large product's.
+        kind: see :mod:`cost_models.kinds`.
+        elements: of the output, or of the largest argument where that is larger.
+        row: elements of a row, in kinds that go row by row; else 0.
+        summed: length of a product's summed dimension; 0 for other ops.
+        across: whether a product's second matrix lies by columns.
+        gathered, gathered_whole: elements that are read across the order they lie in: those that
+            shrink with the chunk, and those that every pass reads.
     """
 
     flops: float
@@ -39,15 +47,26 @@ class Work:
     cut: int | None = None
     batch: int = 1
     slowdown: float = 1.0
+    kind: str = PLAIN
+    elements: int = 0
+    row: int = 0
+    summed: int = 0
+    across: bool = False
+    gathered: int = 0
+    gathered_whole: int = 0
+
+    def sides(self, share: float) -> tuple[float, float]:
+        """Rows and columns of a product's output matrix on a share of the extent."""
+        sides: list[float] = list(self.matrix or (1, 1))
+        if self.cut is not None:
+            sides[self.cut] *= share
+        return max(sides[0], 1.0), max(sides[1], 1.0)
 
     def narrowest(self, share: float) -> float | None:
         """The smaller side of the output matrix on a share of the extent; None for other ops."""
         if self.matrix is None:
             return None
-        sides: list[float] = list(self.matrix)
-        if self.cut is not None:
-            sides[self.cut] *= share
-        return max(min(sides), 1.0)
+        return min(self.sides(share))
 
     def filled(self, share: float) -> float:
         """Elements that are computed for the output matrices on a share of the extent; 0 for other
@@ -204,19 +223,51 @@ def _fused_slowdown(graph: SizedGraph, node: SizedNode) -> float | None:
 
 
 def _work(
-    graph: SizedGraph, node: SizedNode, sliced: int, whole: int, cut: int | None = None
+    graph: SizedGraph,
+    node: SizedNode,
+    sliced: int,
+    whole: int,
+    cut: int | None = None,
+    is_whole: Callable[[Path], bool] = lambda path: False,
 ) -> Work:
+    """``is_whole`` tells the arguments that every pass takes whole."""
+    done, kind = flops(graph, node), kind_of(node)
+    gathered = gathered_whole = 0
+    for path in gathered_arguments(graph, node):
+        size = graph.nodes[dict(node.refs)[path]].output.numel
+        if is_whole(path):
+            gathered_whole += size
+        else:
+            gathered += size if node.output.numel < size or _is_product(node) else node.output.numel
     slowdown = _fused_slowdown(graph, node)
-    if slowdown is not None:
-        return Work(flops(graph, node), sliced, whole, 1, slowdown=slowdown)
-    matrix = _matrix(node)
-    return Work(flops(graph, node), sliced, whole, 1, matrix, cut, _batch(node, matrix))
+    matrix = _matrix(node) if slowdown is None else None
+    largest = max((graph.nodes[ref].output.numel for _, ref in node.refs), default=0)
+    return Work(
+        done, sliced, whole, 1, matrix, cut if slowdown is None else None, _batch(node, matrix),
+        slowdown=1.0 if slowdown is None else slowdown,
+        kind=kind,
+        elements=max(node.output.numel, largest),
+        row=row_of(node, kind),
+        summed=int(done / 2 / max(node.output.numel, 1)) if matrix else 0,
+        across=is_across(graph, node),
+        gathered=gathered,
+        gathered_whole=gathered_whole,
+    )  # fmt: skip
+
+
+def _is_product(node: SizedNode) -> bool:
+    return node.op.rpartition(".")[0] in _PRODUCTS
+
+
+_VIEW = Work(0.0, 0, 0, 0, kind=VIEW)
 
 
 def node_work(graph: SizedGraph, node: SizedNode) -> Work:
     """A node's work when it runs whole."""
-    if node.kind in LEAVES or ALIAS in node.traits or node.op == "getitem":
+    if node.kind in LEAVES or node.op == "getitem":
         return Work(0.0, 0, 0, 0)
+    if ALIAS in node.traits:
+        return _VIEW
     read = sum(graph.nodes[ref].output.nbytes for _, ref in node.refs)
     written = sum(t.nbytes for t in node.outputs)
     return _work(graph, node, read + written, 0)
@@ -230,17 +281,18 @@ def loop_work(loop: Loop) -> tuple[Work, ...]:
     for place, index in enumerate(loop.region.nodes):
         node = graph.nodes[index]
         if ALIAS in node.traits or node.op == "getitem":
-            found.append(Work(0.0, 0, 0, 0))
+            found.append(node_work(graph, node))
             continue
         slices = dict(loop.flows[place].slices)
         sliced = sum(t.nbytes for t in node.outputs)
-        whole = 0
+        whole, kept = 0, set[Path]()
         for path, ref in arguments(graph, index, loop.flows[place]):
             size = graph.nodes[ref].output.nbytes
             if ref in members or path in slices:
                 sliced += size
             else:
                 whole += size
+                kept.add(path)
         cut = _cut(node, loop.region.dims[place])
-        found.append(_work(graph, node, sliced, whole, cut))
+        found.append(_work(graph, node, sliced, whole, cut, kept.__contains__))
     return tuple(found)

@@ -62,6 +62,12 @@ def _is_plain(folded: Layout, packed: bool) -> bool:
     return (columns == 1 or m == 1) and rows >= m or (rows == 1 or n == 1) and columns >= n
 
 
+def is_multiplied_in_place(layout: Layout, batch: Sequence[int]) -> bool:
+    """Whether a single-precision product of a batch reads this argument where it lies."""
+    folded = _folded(layout, batch)
+    return folded is not None and _is_plain(folded, False)
+
+
 def _matrix_copy(call: Call, operand: Operand, batch: Sequence[int]) -> int:
     """Bytes that batched matrix multiplication copies of one argument of rank at least 2."""
     folded = _folded(operand.layout, batch)
@@ -252,8 +258,7 @@ def _mm(call: Call) -> int:
     a, b = call.operands[-2:]
     copies = []
     for one in (a, b):
-        folded = _folded(one.layout, ())
-        copies.append(0 if folded is not None and _is_plain(folded, False) else one.nbytes)
+        copies.append(0 if is_multiplied_in_place(one.layout, ()) else one.nbytes)
     left = contiguous(a.layout.shape) if copies[0] else a.layout
     return sum(copies) + _packing(call, left, b.layout)
 

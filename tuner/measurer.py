@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from functools import partial
 from typing import Any, TypeVar
 
-from cost_models.ceilings import Ceilings
+from cost_models.ceilings import Ceilings, ceilings_from_plain
 from search_space import errors
 from search_space.classes import RegionClass
 from search_space.errors import AutoChunkError, ConfigError, MeasurementError
@@ -109,7 +109,7 @@ class Measurer:
         key = identity("ceilings", device=self._device)
         record = self._measured("environment", key, {"environment": environment},
                                 {"job": "ceilings"})  # fmt: skip
-        return environment, Ceilings(**self._checked(record, what)["ceilings"])
+        return environment, ceilings_from_plain(self._checked(record, what)["ceilings"])
 
     def describe(self, length: int) -> Described:
         """Capture the model at a length.

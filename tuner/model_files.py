@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cost_models.base import Sample
 from cost_models.card import card_of, make_card
-from cost_models.ceilings import Ceilings
+from cost_models.ceilings import Ceilings, ceilings_from_plain
 from cost_models.create import create
 from cost_models.scoring import Verdict, judge
 from cost_models.stored import StoredModel, write_model
@@ -75,7 +75,7 @@ def read_ledgers(
         for row in read_ledger(path):
             if row["kind"] == "environment" and row.get("status") == "ok":
                 device = row["environment"]["device_name"]
-                ceilings = Ceilings(**row["ceilings"])
+                ceilings = ceilings_from_plain(row["ceilings"])
     if not samples or ceilings is None:
         names = ", ".join(str(path) for path in paths)
         raise LedgerError(
