@@ -50,6 +50,7 @@ class Features:
             :class:`cost_models.times.LoopTimes`; they add up to ``roofline_chunked_s``.
         launch_whole_s, product_whole_s: the same, run whole.
         roofline_whole_s, roofline_chunked_s: the roofline's times in all.
+        compiled: 1 where the passes run compiled code, whole the region as it is; else 0.
     """
 
     chunk_size: int
@@ -84,6 +85,7 @@ class Features:
     product_whole_s: float
     roofline_whole_s: float
     roofline_chunked_s: float
+    compiled: int = 0
 
     @property
     def whole_parts(self) -> Parts:
@@ -130,6 +132,7 @@ class Features:
             math.log2(1 + self.store_s / whole),
             self.launch_whole_s / whole,
             float(self.item_bytes),
+            float(self.compiled),
         ]
 
     def plain(self) -> dict[str, float]:
@@ -145,7 +148,7 @@ VECTOR = (
     "log2_output_over_sliced_bytes", "log2_stride_bytes", "log2_run_bytes", "log2_narrowest",
     "log2_flops_per_kernel", "log2_roofline_whole_us", "cached_share", "cached_whole_share",
     "log2_launch_over_whole", "product_share", "product_whole_share", "log2_store_over_whole",
-    "launch_whole_share", "item_bytes",
+    "launch_whole_share", "item_bytes", "compiled",
 )  # fmt: skip
 """The names of :meth:`Features.vector`."""
 
@@ -168,18 +171,24 @@ def features_from_plain(row: Mapping[str, Any]) -> Features:
         KeyError: a feature is missing; the row is of another version.
     """
     whole = {"int": int, "float": float}
+    row = {"compiled": 0, **row}  # (rows of uncompiled regions need not say so)
     return Features(**{one.name: whole[str(one.type)](row[one.name]) for one in fields(Features)})
 
 
 def class_features(
-    memory: MemoryModel, item: RegionClass, size: int, ceilings: Ceilings
+    memory: MemoryModel,
+    item: RegionClass,
+    size: int,
+    ceilings: Ceilings,
+    *,
+    compiled: bool = False,
 ) -> Features:
     """The features of one occurrence of a class at a size. Of a nested class they are the outer
     loop's, with the passes, the memory and the roofline of what runs inside."""
     loop = item.loops[0]
     if not item.inner:
-        return loop_features(memory, loop, size, ceilings)
-    outer = loop_features(memory, loop, item.outer_size, ceilings)
+        return loop_features(memory, loop, size, ceilings, compiled=compiled)
+    outer = loop_features(memory, loop, item.outer_size, ceilings, compiled=compiled)
     inner = inner_choices(loop, item.choice(size))
     rows = min(size, item.extent) * item.inner[0].loops[0].factors[-1]
     return replace(
@@ -187,20 +196,28 @@ def class_features(
         passes=class_passes(item, size),
         pass_bytes=memory.body(loop, item.outer_size, inner=inner).peak_bytes,
         rows=min(rows, outer.rows),
-        roofline_chunked_s=max(class_seconds(item, size, ceilings), 1e-9),
+        roofline_chunked_s=max(
+            class_seconds(item, size, ceilings, compiled=compiled), 1e-9
+        ),
     )
 
 
 def loop_features(
-    memory: MemoryModel, loop: Loop, chunk_size: int, ceilings: Ceilings
+    memory: MemoryModel,
+    loop: Loop,
+    chunk_size: int,
+    ceilings: Ceilings,
+    *,
+    compiled: bool = False,
 ) -> Features:
-    """The features of one occurrence of a region at a chunk size."""
+    """The features of one occurrence of a region at a chunk size; ``compiled`` says whether its
+    passes are."""
     graph = loop.graph
     size = min(chunk_size, loop.extent)
     last = graph.nodes[loop.region.anchor].output
     sliced = [source for source in loop.inputs if source.dim is not None]
     stride, run = _slicing(loop, size)
-    chunked = loop_times(loop, size, ceilings)
+    chunked = loop_times(loop, size, ceilings, compiled=compiled)
     whole = loop_times(loop, loop.extent, ceilings)
     kernels = [node for node in loop.region.nodes if ALIAS not in graph.nodes[node].traits]
     return Features(
@@ -238,6 +255,7 @@ def loop_features(
         product_whole_s=whole.product_s,
         roofline_whole_s=max(whole.total_s, 1e-9),
         roofline_chunked_s=max(chunked.total_s, 1e-9),
+        compiled=int(compiled),
     )
 
 

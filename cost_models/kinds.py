@@ -10,7 +10,7 @@ from search_space.layout import Layout
 from search_space.workspace_products import is_multiplied_in_place
 
 PLAIN, VIEW, EMPTY, COMPARISON = "plain", "view", "empty", "comparison"
-CONVOLUTION, ATTENTION = "convolution", "attention"
+CONVOLUTION, ATTENTION, FUSED = "convolution", "attention", "fused"
 SOFTMAX, LAYER_NORM = "softmax", "layer_norm"
 
 _COMPARED = (

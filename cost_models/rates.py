@@ -77,6 +77,8 @@ class Rates:
         Args:
             flops_per_s: of large matrix products.
         """
+        if work.parts:
+            return sum(self.computing_s(part, share, flops_per_s) for part in work.parts)
         gathered = self.gather_s * (work.gathered * share + work.gathered_whole)
         if work.kind == CONVOLUTION:
             done = work.flops * share

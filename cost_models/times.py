@@ -13,9 +13,11 @@ CPU that was measured the two add up, and kinds of op have rates of their own, s
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from cost_models.ceilings import Ceilings
+from cost_models.fused import fused_graph_work, fused_loop_work
 from cost_models.work import Work, loop_work, node_work
 from search_space.classes import RegionClass
 from search_space.graph import LEAVES, SizedGraph
@@ -112,6 +114,18 @@ def graph_parts(graph: SizedGraph, ceilings: Ceilings) -> Parts:
     return Parts(launch, product, other)
 
 
+def compiled_log_ratio(graph: SizedGraph, nodes: Iterable[int], ceilings: Ceilings) -> float:
+    """log(compiled / as it is) of what a part of a graph takes, run whole; 0 where it takes
+    nothing."""
+    wanted = [node for node in nodes if graph.nodes[node].kind not in LEAVES]
+    plain = [node_work(graph, graph.nodes[node]) for node in wanted]
+    fused = fused_graph_work(graph, wanted)
+    before, after = (
+        sum(op_seconds(work, 1.0, ceilings) for work in works) for works in (plain, fused)
+    )
+    return math.log(after / before) if before and after else 0.0
+
+
 def graph_seconds(graph: SizedGraph, ceilings: Ceilings) -> float:
     """The whole graph, unchunked."""
     return graph_parts(graph, ceilings).total_s
@@ -138,27 +152,37 @@ def class_passes(item: RegionClass, size: int) -> int:
     return item.loops[0].passes(item.outer_size) * item.inner[0].loops[0].passes(size)
 
 
-def class_seconds(item: RegionClass, size: int, ceilings: Ceilings) -> float:
+def class_seconds(
+    item: RegionClass, size: int, ceilings: Ceilings, *, compiled: bool = False
+) -> float:
     """One occurrence of a class in chunks, loops inside loops included."""
     loop = item.loops[0]
     if not item.inner:
-        return loop_seconds(loop, size, ceilings)
+        return loop_seconds(loop, size, ceilings, compiled=compiled)
     body = item.inner[0].loops[0].graph
     again = item.inner_choices(size)
     inner = [(one, choice) for one in item.inner for choice in again
              if choice.regions == one.regions]  # fmt: skip
     inside = {int(node) for one, _ in inner for own in one.loops for node in own.owned}
-    one_pass = sum(
-        op_seconds(node_work(body, node), 1.0, ceilings)
+    between = [
+        node.index
         for node in body.nodes
         if node.kind not in LEAVES and node.index not in inside
+    ]
+    works = (
+        fused_graph_work(body, between)
+        if compiled
+        else [node_work(body, body.nodes[node]) for node in between]
     )
+    one_pass = sum(op_seconds(work, 1.0, ceilings) for work in works)
     one_pass += sum(
-        loop_seconds(own, choice.chunk_size, ceilings) for one, choice in inner for own in one.loops
+        loop_seconds(own, choice.chunk_size, ceilings, compiled=compiled)
+        for one, choice in inner
+        for own in one.loops
     )
-    return loop.extent / item.outer_size * (one_pass + _slicing_seconds(loop, ceilings)) + (
-        op_seconds(_copying(loop), 1.0, ceilings)
-    )
+    one_pass += _calling_seconds(loop, ceilings, compiled)
+    copied = 0.0 if compiled else op_seconds(_copying(loop), 1.0, ceilings)
+    return loop.extent / item.outer_size * one_pass + copied
 
 
 def _copying(loop: Loop) -> Work:
@@ -166,9 +190,14 @@ def _copying(loop: Loop) -> Work:
     return Work(0.0, 2 * sum(loop.graph.nodes[node].output.nbytes for node in loop.outputs), 0, 1)
 
 
-def _slicing_seconds(loop: Loop, ceilings: Ceilings) -> float:
+PIECE_LAUNCHES = 8.0
+"""Calling a compiled piece takes as long as starting so many ops."""
+
+
+def _calling_seconds(loop: Loop, ceilings: Ceilings, compiled: bool) -> float:
     """Slicing each input in a pass is a view: some Python, no kernel."""
-    return 0.3 * ceilings.launch_s * (len(loop.inputs) + 1)
+    slicing = 0.3 * ceilings.launch_s * (len(loop.inputs) + 1)
+    return slicing + (PIECE_LAUNCHES * ceilings.launch_s if compiled else 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,14 +233,17 @@ class LoopTimes:
         return self.launch_s + self.product_s + self.memory_s + self.compute_s + self.store_s
 
 
-def loop_times(loop: Loop, chunk_size: int, ceilings: Ceilings) -> LoopTimes:
-    """One occurrence of a region in chunks; whole where the chunk covers the extent."""
+def loop_times(
+    loop: Loop, chunk_size: int, ceilings: Ceilings, *, compiled: bool = False
+) -> LoopTimes:
+    """One occurrence of a region in chunks; whole where the chunk covers the extent. Compiled
+    bodies write their results where they belong, so that nothing is copied."""
     size = min(chunk_size, loop.extent)
     whole_passes, rest = divmod(loop.extent, size)
     parts = [(size / loop.extent, whole_passes), (rest / loop.extent, 1 if rest else 0)]
     launch = product = memory = compute = cached = moved = largest = flops = 0.0
     narrowest = 0.0
-    for work in loop_work(loop):
+    for work in fused_loop_work(loop) if compiled else loop_work(loop):
         flops += work.flops
         side = work.narrowest(size / loop.extent)
         if side is not None:
@@ -229,16 +261,19 @@ def loop_times(loop: Loop, chunk_size: int, ceilings: Ceilings) -> LoopTimes:
                 memory += times * moving
                 compute += times * computing
     store = 0.0
-    if size < loop.extent:
+    if compiled or size < loop.extent:
         copied = _copying(loop)
         for share, times in parts:
-            store += times * op_seconds(copied, share, ceilings)
-            launch += times * _slicing_seconds(loop, ceilings)
+            launch += times * _calling_seconds(loop, ceilings, compiled)
+            if not compiled:
+                store += times * op_seconds(copied, share, ceilings)
     return LoopTimes(
         launch, product, memory, compute, store, cached, moved, narrowest, largest, flops
     )
 
 
-def loop_seconds(loop: Loop, chunk_size: int, ceilings: Ceilings) -> float:
+def loop_seconds(
+    loop: Loop, chunk_size: int, ceilings: Ceilings, *, compiled: bool = False
+) -> float:
     """One occurrence of a region in chunks; whole where the chunk covers the extent."""
-    return loop_times(loop, chunk_size, ceilings).total_s
+    return loop_times(loop, chunk_size, ceilings, compiled=compiled).total_s

@@ -22,7 +22,7 @@ from cost_models.times import Parts
 _NOISE = 0.05
 """Of a measured latency, relative: what repeating it on another day gives on a shared machine."""
 
-_LAUNCH_SPREAD, _OTHER_SPREAD = 2.0, 0.2
+_LAUNCH_SPREAD, _OTHER_SPREAD = 3.0, 0.3
 """How far the factors of launches, and of what is no product, stray from that of products: one
 standard deviation over the models of ``experiments/cost_subjects.py``."""
 

@@ -37,6 +37,7 @@ class Work:
         across: whether a product's second matrix lies by columns.
         gathered, gathered_whole: elements that are read across the order they lie in: those that
             shrink with the chunk, and those that every pass reads.
+        parts: of a kernel that several ops were fused into, their work; bytes are the kernel's own.
     """
 
     flops: float
@@ -54,6 +55,7 @@ class Work:
     across: bool = False
     gathered: int = 0
     gathered_whole: int = 0
+    parts: tuple[Work, ...] = ()
 
     def sides(self, share: float) -> tuple[float, float]:
         """Rows and columns of a product's output matrix on a share of the extent."""

@@ -23,7 +23,8 @@ from tuner.card_tables import card_pages, card_summary
 RESULTS = Path(__file__).resolve().parent / "results" / "cpu"
 
 
-def _rows(path: Path, kind: str) -> Iterator[dict[str, Any]]:
+def rows_of(path: Path, kind: str) -> Iterator[dict[str, Any]]:
+    """A data file's rows of a kind; none where there is no file."""
     if not path.exists():
         return
     with gzip.open(path, "rt", encoding="utf-8") as file:
@@ -36,19 +37,19 @@ def _rows(path: Path, kind: str) -> Iterator[dict[str, Any]]:
 def load_samples(folder: Path = RESULTS) -> list[Sample]:
     """The committed samples of regions timed alone."""
     path = folder / "cost_samples.jsonl.gz"
-    return [sample_from_plain(one) for row in _rows(path, "samples") for one in row["samples"]]
+    return [sample_from_plain(one) for row in rows_of(path, "samples") for one in row["samples"]]
 
 
 def load_references(folder: Path = RESULTS) -> list[Reference]:
     """The committed reference sets; none where none were measured."""
     path = folder / "cost_reference.jsonl.gz"
-    return [reference_from_plain(row) for row in _rows(path, "reference")]
+    return [reference_from_plain(row) for row in rows_of(path, "reference")]
 
 
 def card_of(folder: Path, kinds: Sequence[str] = COMPARED) -> Card:
     """The card of these kinds of model."""
     models = [model for model in create("all") if model.kind in kinds]
-    found = _rows(folder / "cost_samples.jsonl.gz", "environment")
+    found = rows_of(folder / "cost_samples.jsonl.gz", "environment")
     device = next((str(row["environment"]["device_name"]) for row in found), "")
     return make_card(
         models, load_samples(folder), load_references(folder), device,

@@ -4,7 +4,10 @@ For each subject and length it times all region classes alone (``autochunk profi
 every plan of a small space for real, whole model, in turns: the reference set::
 
     python -m experiments.cost_collect --output runs/cost     # ledgers
+    python -m experiments.cost_collect --output runs/cost --parts compiled --classes 8
     python -m experiments.cost_collect --output runs/cost --export experiments/results/cpu
+
+The second times passes compiled too, of a few classes: some seconds each, another half an hour.
 
 Started again, it goes on where it stopped. On a GPU, some twenty minutes, several subjects can be
 collected at once: they are captured and analysed side by side, and measured in turns. Not more than
@@ -68,8 +71,12 @@ SIZES = 3
 BUDGETS = (0.5, 0.35, 0.25)
 """Shares of the unchunked peak whose analytic plans say which classes matter."""
 
-PARTS = ("profile", "reference")
-_LEDGERS = {"samples": "profile/ledger.jsonl", "reference": "reference/reference.jsonl"}
+PARTS, COMPILED = ("profile", "reference"), "compiled"
+_LEDGERS = {
+    "samples": "profile/ledger.jsonl",
+    "reference": "reference/reference.jsonl",
+    COMPILED: "compiled/ledger.jsonl",
+}
 """Where the rows of each data file are from."""
 
 _CEILINGS = "ceilings.jsonl"
@@ -246,11 +253,13 @@ def _run_rows(
 def export(folders: Sequence[Path], target: Path) -> None:
     """The samples and reference sets of all subjects as two compressed files, each if there are
     any."""
-    rows: dict[str, list[str]] = {"samples": [], "reference": []}
+    rows: dict[str, list[str]] = {name: [] for name in _LEDGERS}
     for folder in folders:
         for name, kept in rows.items():
             path = folder / _LEDGERS[name]
             for row in read_ledger(path) if path.exists() else ():
+                if name == COMPILED and row["kind"] == "samples":
+                    row = _compiled_row(row)
                 if row["kind"] in (name, "environment"):
                     kept.append(json.dumps(row, separators=(",", ":")))
     target.mkdir(parents=True, exist_ok=True)
@@ -264,19 +273,26 @@ def export(folders: Sequence[Path], target: Path) -> None:
         print(f"{path}: {len(lines)} rows, {path.stat().st_size / 2**10:.0f} KiB")
 
 
+def _compiled_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a row of samples those whose passes ran compiled."""
+    found = [one for one in row["samples"] if one["features"].get("compiled")]
+    return {**row, "kind": COMPILED if found else "uncompiled", "samples": found}
+
+
 def collect(subject: CostSubject, part: str, options: argparse.Namespace) -> None:
     """One part of one subject, in this process."""
     folder = options.output / subject.name / part
     folder.mkdir(parents=True, exist_ok=True)
     runs = [_RUNS.format(number) for number in range(PASSES)]
-    for name in ["ledger.jsonl"] if part == "profile" else runs:
+    for name in runs if part == "reference" else ["ledger.jsonl"]:
         if not (folder / name).exists():
             _copy(options.output / _CEILINGS, folder / name)
     if part == "reference":
         reference(subject, folder)
         return
+    config = subject.config(folder, **({"compile": {}} if part == COMPILED else {}))
     found = run_profile(
-        subject.config(folder), options.seconds, Told(), most_classes=options.classes
+        config, options.seconds, Told(), most_classes=options.classes
     )
     print(f"{subject.name}: {len(found.samples)} samples, {found.failed} classes failed")
 
@@ -336,7 +352,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--export", type=Path, help="only write the compressed data files there")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--subjects", nargs="*", help="only these")
-    parser.add_argument("--parts", nargs="*", default=PARTS, choices=PARTS)
+    parser.add_argument("--parts", nargs="*", default=PARTS, choices=(*PARTS, COMPILED))
     parser.add_argument("--seconds", type=float, default=60.0, help="of a length's profile")
     parser.add_argument("--classes", type=int, default=40, help="timed at a length, at most")
     parser.add_argument("--jobs", type=int, default=1, help="parts of subjects, at once")

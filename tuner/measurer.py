@@ -157,9 +157,11 @@ class Measurer:
         chunk_sizes: Sequence[int],
         budget_s: float,
         rounds: int = 6,
+        compiled_sizes: Sequence[int] = (),
     ) -> dict[str, Samples] | None:
         """One class timed alone: ``whole``, and each chunk size under its text, in at most
-        ``rounds`` turns; None if that failed (the ledger says how)."""
+        ``rounds`` turns; None if that failed (the ledger says how). Sizes whose passes are compiled
+        too stand under their text with ``COMPILED`` after it."""
         repeats = Repeats(
             warmup=1, repeats=4, most=rounds, budget_s=budget_s, tight=0.02, least_ms=_LEAST_MS,
             settled=True,
@@ -169,10 +171,16 @@ class Measurer:
             "regions": encode_regions(item.regions[:1]),
             "chunk_sizes": list(chunk_sizes),
         }
-        key = self._key("region", length, regions=request["regions"], sizes=request["chunk_sizes"])
+        also: dict[str, Any] = {}
+        if compiled_sizes:
+            also["compiled_sizes"] = list(compiled_sizes)
+            also["compile"] = self._config.compile.plain if self._config.compile else {}
+        key = self._key(
+            "region", length, regions=request["regions"], sizes=request["chunk_sizes"], **also
+        )
         record = self._measured(
             "region", key, {**self._row(length), "class": item.key},
-            {"job": "region", **request, "repeats": asdict(repeats)},
+            {"job": "region", **request, **also, "repeats": asdict(repeats)},
         )  # fmt: skip
         if record["status"] != "ok":
             return None

@@ -15,6 +15,7 @@ from cost_models.base import Sample
 from cost_models.ceilings import Ceilings
 from cost_models.times import graph_parts
 from cost_models.whole_times import Unchunked
+from search_space.classes import RegionClass
 from search_space.errors import ConfigError, MeasurementError
 from search_space.probe import Prober
 from tuner.config import CampaignConfig
@@ -24,8 +25,11 @@ from tuner.ledger import Ledger
 from tuner.measure.timing import median
 from tuner.measurer import Measurer
 from tuner.progress import Progress, Silent
-from tuner.region_samples import region_samples, samples_row
+from tuner.region_samples import group_of, region_samples, samples_row
 from tuner.runtime.analysis import Analysis
+
+COMPILED_STEP = 3
+"""Of a grid's sizes, every so manieth is timed compiled."""
 
 ROUNDS = 6
 """Rounds of a region's timings; few enough to be quick, enough to tell how they scatter."""
@@ -154,7 +158,27 @@ class _Run:
             plain,
             key=lambda pair: (-pair[0].saves_bytes * len(pair[0].loops), pair[0].key),
         )[: self.most_classes]
-        self.progress.phase(f"{self._name} at length {length}: timing regions alone", len(pairs))
+        samples, failed = self._timed(analysis, ceilings, length, pairs, compiled=False)
+        if self.config.compile is not None:
+            known = {sample.group for sample in samples}
+            again = [pair for pair in pairs if group_of(pair[0], length) in known]
+            more, lost = self._timed(analysis, ceilings, length, again, compiled=True)
+            samples, failed = samples + more, failed + lost
+        return samples, failed
+
+    def _timed(
+        self,
+        analysis: Analysis,
+        ceilings: Ceilings,
+        length: int,
+        pairs: Sequence[tuple[RegionClass, Sequence[int]]],
+        *,
+        compiled: bool,
+    ) -> tuple[list[Sample], int]:
+        """Classes with the sizes of their grids, for as long as a length may take. Compiled ones
+        take seconds a size, and so only some sizes are."""
+        how = "compiled" if compiled else "alone"
+        self.progress.phase(f"{self._name} at length {length}: timing regions {how}", len(pairs))
         ends = time.monotonic() + self.seconds - self.measurer.waited_s
         samples: list[Sample] = []
         failed = 0
@@ -163,14 +187,17 @@ class _Run:
             if left <= 0:
                 self.progress.note(
                     f"length {length}: the time is spent; {len(pairs) - place} classes that save "
-                    "least were not timed"
+                    f"least were not timed {how}"
                 )
                 break
             share = 2 * left / (len(pairs) - place)  # most classes need far less than the first
-            found = self.measurer.region(length, item, grid, share, ROUNDS)
+            found = self.measurer.region(
+                length, item, () if compiled else grid, share, ROUNDS,
+                compiled_sizes=grid[::COMPILED_STEP] if compiled else (),
+            )  # fmt: skip
             if found is None:
                 failed += 1
-                self.progress.step(f"class {item.key} could not be timed alone")
+                self.progress.step(f"class {item.key} could not be timed {how}")
                 continue
             made = region_samples(analysis.memory, item, found, ceilings, length, self._name)
             self.measurer.keep("samples", samples_row(made))

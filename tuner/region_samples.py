@@ -13,11 +13,16 @@ from cost_models.whole_times import Unchunked, unchunked_from_plain
 from search_space.classes import RegionClass
 from search_space.liveness import MemoryModel
 from tuner.ledger import read_ledger
-from tuner.measure.protocol import Samples
+from tuner.measure.protocol import COMPILED, Samples
 from tuner.measure.timing import log_ratio, quick
 
 WHOLE = "whole"
 """The name under which a region's runs without a loop stand; others are chunk sizes."""
+
+
+def group_of(item: RegionClass, length: int) -> str:
+    """What a class's samples at a length have in common; see :class:`cost_models.base.Sample`."""
+    return f"{item.key}@{length}"
 
 
 def region_samples(
@@ -28,10 +33,11 @@ def region_samples(
     length: int,
     model: str,
 ) -> tuple[Sample, ...]:
-    """One sample a chunk size.
+    """One sample a chunk size, and one more where its passes were compiled too.
 
     Args:
-        found: a region's timings, ``whole`` and each chunk size under its text, interleaved.
+        found: a region's timings, ``whole`` and each chunk size under its text, interleaved; with
+            ``COMPILED`` after it those of compiled passes.
         length, model: where the region is from.
     """
     whole = found[WHOLE].decisive_ms
@@ -42,9 +48,12 @@ def region_samples(
         known = log_ratio(samples.decisive_ms, whole)
         made.append(
             Sample(
-                loop_features(memory, item.loops[0], int(name), ceilings),
+                loop_features(
+                    memory, item.loops[0], int(name.removesuffix(COMPILED)), ceilings,
+                    compiled=name.endswith(COMPILED),
+                ),
                 known.value,
-                f"{item.key}@{length}",
+                group_of(item, length),
                 length,
                 model,
                 known.noise,

@@ -35,10 +35,11 @@ from tuner.measure.backends import backend_for
 from tuner.measure.ceilings import measure_ceilings
 from tuner.measure.compare import compare
 from tuner.measure.confine import available_bytes
-from tuner.measure.protocol import CONTENDED, TURN, Repeats, Status
+from tuner.measure.protocol import COMPILED, CONTENDED, TURN, Repeats, Status
 from tuner.measure.timing import interleave
 from tuner.runtime.apply import Applied, apply_plan
 from tuner.runtime.captures import Captures, Located
+from tuner.runtime.compiled import Compiler
 from tuner.runtime.kernels import Forms
 from tuner.runtime.rewrite import body_module, chunk_loop
 
@@ -67,6 +68,7 @@ class Session:
         self._captures = Captures(self._subject.model)
         self._forms = Forms(self._config.kernels)
         self._probe = Prober()
+        self._compiler = Compiler(self._config.compile)
         self._impatient_until = self._no_turn_until = 0.0
         self._turn = ExitStack()
         self._has_turn = False
@@ -172,7 +174,8 @@ class Session:
         return {**self._timed(calls, request), "peak": asdict(peak)}
 
     def _region(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """One region alone, on random inputs: whole, and in chunks of several sizes."""
+        """One region alone, on random inputs: whole, and in chunks of several sizes; passes of some
+        of them compiled too, under their names with a sign."""
         _, memory = self._located(request["length"])
         loop = memory.loop(decode_regions(request["regions"])[0])
         tensors = _random_inputs(loop, self._config.device)
@@ -182,7 +185,14 @@ class Session:
         for size in request["chunk_sizes"]:
             module = chunk_loop(loop, size, body)
             calls[str(size)] = partial(module, *tensors)
+        for size in request.get("compiled_sizes", ()):
+            compiled = self._compiler.compiled_loop(chunk_loop(loop, size, body))
+            calls[f"{size}{COMPILED}"] = partial(compiled, *tensors)
         timed = self._timed(calls, request)
+        if self._compiler.report.failure:  # (then passes ran uncompiled)
+            timed["samples"] = {
+                name: found for name, found in timed["samples"].items() if COMPILED not in name
+            }
         self._backend.settle()
         return timed
 

@@ -9,6 +9,8 @@ import pytest
 import torch
 from torch import nn
 
+from cost_models.plans import PlanCost
+from cost_models.roofline import Roofline
 from search_space.budget import Budget
 from search_space.capture import Capture
 from search_space.plan import Plan, decode_plan
@@ -29,7 +31,12 @@ from tuner.runtime.captures import Captures
 from tuner.runtime.generate import generate
 from tuner.runtime.loop import ChunkLoop
 from tuner.runtime.storing import StoringLoop
-from tuner.steps.confirm import as_configured, compiled, compiled_in_part
+from tuner.steps.compiled_plans import (
+    as_configured,
+    best_compiled,
+    compiled_proposals,
+    in_part,
+)
 from tuner.steps.state import Length
 
 LENGTH = 160
@@ -75,17 +82,16 @@ def test_the_best_plans_are_compiled_too(tuned: Tuned) -> None:
     assert any("plans compiled in" in text for text in texts)
 
 
-def test_plans_are_tried_compiled_in_part(tuned: Tuned) -> None:
-    """Those that are better compiled with each class left out, others with their bodies alone."""
+def test_other_compiled_plans_are_run_where_more_is_expected_of_them(tuned: Tuned) -> None:
+    """Each is one of what the search saw: all of it compiled, its bodies, or all but one class."""
     folder, _, _ = tuned
     ran = plans_run(folder)
-    part = [plan for plan in ran if plan.compiled and plan != plan.as_compiled()]
-    several = [plan for plan in ran if plan == plan.as_compiled() and len(plan.choices) > 1]
-    assert part or not several
-    for plan in part:
-        assert plan.as_compiled() in ran
+    first = {plan for plan in ran if plan == plan.as_compiled() and uncompiled(plan) in ran}
+    later = [plan for plan in ran if plan.compiled and plan not in first]
+    assert later, "nothing is known of compiled code at first, so that much may be gained"
+    for plan in later:
         left = sum(not choice.compiled for choice in plan.choices)
-        assert (plan.stretches and left == 1) or (not plan.stretches and not left)
+        assert left <= 1 and (plan.stretches or not left)
 
 
 @pytest.mark.parametrize("budget", ["min", 1.0])
@@ -154,29 +160,56 @@ def test_what_is_compiled_first() -> None:
     plan = looped()[-1]
     plain = replace(plan, choices=())
     rows = (plan, 100, 8.0), (plain, 400, 12.0)
-    assert compiled(measured(*rows, limit=300), 3) == [plan.as_compiled()]
-    assert compiled(measured(*rows, limit=500), 3) == [plan.as_compiled(), plain.as_compiled()]
-    assert compiled(measured(*rows, limit=50), 3) == []
-    assert compiled(measured(*rows, limit=None), 3) == [plan.as_compiled()]
+    assert best_compiled(measured(*rows, limit=300)) == [plan.as_compiled()]
+    assert best_compiled(measured(*rows, limit=500)) == [plan.as_compiled(), plain.as_compiled()]
+    assert best_compiled(measured(*rows, limit=50)) == []
+    assert best_compiled(measured(*rows, limit=None)) == [plan.as_compiled()]
 
 
-def test_what_is_compiled_in_part_then() -> None:
+def test_parts_of_a_compiled_plan() -> None:
+    whole = looped()[-1].as_compiled()
+    bodies, *left = in_part(whole)
+    assert bodies == replace(whole, stretches=False)
+    assert left == [whole.compiled_but(choice.regions) for choice in whole.choices]
+    one, alone = replace(whole, choices=whole.choices[:1]), replace(whole, choices=())
+    assert list(in_part(one)) == [replace(one, stretches=False)]
+    assert list(in_part(alone)) == []
+
+
+def test_what_was_proposed_or_run_is_proposed_compiled_and_in_part() -> None:
     plan = looped()[-1]
-    whole = plan.as_compiled()
-    bodies = replace(whole, stretches=False)
-    slower = measured((plan, 100, 8.0), (whole, 100, 9.0), limit=300)
-    assert compiled_in_part(slower, 3) == [bodies]
-    faster = measured((plan, 100, 8.0), (whole, 100, 6.0), limit=300)
-    # of two classes, the one that takes longest in all its occurrences is left out first
-    times = {item.key: 1.0 / len(item.loops) for item in faster.analysis.space.classes}
-    last = plan.choices[-1].regions
-    (key,) = [item.key for item in faster.analysis.space.classes if item.regions == last]
-    faster.whole_ms = {**times, key: 2.0 * times[key]}
-    assert compiled_in_part(faster, 1) == [whole.compiled_but(last)]
-    everything = compiled_in_part(faster, 100)
-    assert len(everything) == len(set(everything)) == len(plan.choices)
-    lone = replace(plan, choices=plan.choices[:1])
-    assert compiled_in_part(measured((lone.as_compiled(), 100, 6.0), limit=300), 3) == []
+    finer = replace(
+        plan, choices=tuple(replace(one, chunk_size=1, inner=()) for one in plan.choices)
+    )
+    known = predicted(measured((plan, 100, 8.0), limit=10**9))
+    known.proposed[finer] = None
+    found = [one.plan for one in compiled_proposals(known, CompileOptions())]
+    assert len(found) == len(set(found))
+    for one in (plan, finer):
+        assert {one.as_compiled(), *in_part(one.as_compiled())} <= set(found)
+    assert len(found) == 2 * (2 + len(plan.choices))
+    # what a configuration does not let compile is no proposal
+    bodies = [one.plan for one in compiled_proposals(known, CompileOptions(stretches=False))]
+    assert bodies and not any(one.stretches for one in bodies)
+    stretches = [one.plan for one in compiled_proposals(known, CompileOptions(bodies=False))]
+    assert stretches and all(one.stretches and not one.bodies for one in stretches)
+
+
+def test_parts_are_proposed_of_plans_that_a_budget_allows() -> None:
+    plan = looped()[-1]
+    known = predicted(measured((plan, 100, 8.0), limit=1))
+    found = [one.plan for one in compiled_proposals(known, CompileOptions())]
+    assert found == [plan.as_compiled()]
+
+
+def predicted(one: Length) -> Length:
+    """With a cost of plans."""
+    classes = one.analysis.space.classes
+    whole = {item.key: 0.1 for item in classes}
+    one.cost = PlanCost(
+        one.analysis.memory, classes, Roofline(), one.analysis.ceilings, 10.0, whole
+    )
+    return one
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,9 @@ TURN = "turn"
 """The job that waits for a turn on a device (:mod:`tuner.measure.turns`), at most ``most_s``
 seconds; the turn ends with the next job, which says under this name that it was to have one."""
 
+COMPILED = "*"
+"""Stands after the chunk size of a region's runs whose passes are compiled."""
+
 CONTENDED = 0.1
 """A device is contended where others have it for more than this share of the time."""
 

@@ -16,7 +16,7 @@ import operator
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -77,6 +77,14 @@ class Compiler:
         if options.bodies:
             self._loops(made, {})
         return made
+
+    def compiled_loop(self, loop: ChunkLoop) -> torch.nn.Module:
+        """A loop by itself with a compiled body, which takes what the loop takes."""
+        graph = fx.Graph()
+        given = tuple(graph.placeholder(f"input_{place}") for place in range(len(loop.inputs)))
+        graph.output(graph.call_module("loop", given))
+        alone = fx.GraphModule({"loop": loop}, graph)
+        return self.with_compiled(alone, replace(self.options, bodies=True, stretches=False))
 
     def _loops(self, module: fx.GraphModule, known: dict[object, fx.GraphModule]) -> None:
         """Exchange a module's loops, but those that are to stay as they are, for ones with compiled

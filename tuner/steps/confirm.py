@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 
 from cost_models.plans import PlanCost
 from cost_models.select import mib
 from search_space.plan import Plan
 from search_space.space import make_plan
-from tuner.compile_options import CompileOptions
 from tuner.frontier import best_within
 from tuner.limits import Allowance
 from tuner.measure.protocol import Status
 from tuner.measure.timing import median, ratio
 from tuner.measured import Confirmed
 from tuner.progress import Best
+from tuner.steps.compiled_plans import as_configured, best_compiled, compiled_proposals
 from tuner.steps.finish import keep_best_so_far, note_contention
 from tuner.steps.proposing import analytic_plans, most_promising, proposals
 from tuner.steps.state import Length, State, plan_row
@@ -35,7 +34,7 @@ def run_rounds(state: State, one: Length, allowance: Allowance) -> None:
     search, confirm = state.config.search, state.config.confirm
     one.cost = PlanCost(
         one.analysis.memory, one.analysis.space.classes, state.model, state.ceilings,
-        one.unchunked_ms, one.whole_ms,
+        one.unchunked_ms, one.whole_ms, compiled_model=state.compiled_model,
     )  # fmt: skip
     runs = len(one.limits) * confirm.top_k
     steps = 1 + len(one.limits) + search.rounds * (2 + runs)
@@ -47,6 +46,7 @@ def run_rounds(state: State, one: Length, allowance: Allowance) -> None:
             break
         state.progress.running("predicting plans")
         found = proposals(state, one, number)
+        one.proposed.update((proposal.plan, None) for proposal in found)
         state.records.searched(one.length, number, one.analysis.space, found)
         state.progress.step()
         # what apply() would take without a database is run too: tuned plans must beat it
@@ -62,68 +62,30 @@ def run_rounds(state: State, one: Length, allowance: Allowance) -> None:
 
 
 def _confirm_compiled(state: State, one: Length, allowance: Allowance) -> None:
-    """Run the best plan of each budget compiled too, then in part: where it is better compiled,
-    with the loops of each class left as they are, else with bodies alone compiled. Nothing is
-    predicted of compiled code: it is kept where it was measured to be better. Compiling counts as
-    all else that takes time."""
-    if state.config.compile is None:
+    """Run the best plan of each budget compiled too, correct the cost model by what that took, and
+    run the plans from which most is then expected: compiled or in part, of the same chunk sizes or
+    of others. Compiling counts as all else that takes time."""
+    options = state.config.compile
+    if options is None:
         return
     ran: list[Plan] = []
-    for variants in (compiled, compiled_in_part):
+    for first in (True, False):
         if allowance.exceeded():
             break
-        found = variants(one, state.config.confirm.top_k)
-        wanted = (as_configured(plan, state.config.compile) for plan in found)
+        assert one.cost is not None
+        if first:
+            wanted = [as_configured(plan, options) for plan in best_compiled(one)]
+        else:
+            found = compiled_proposals(one, options)
+            wanted = most_promising(one, found, state.config.confirm.top_k)
         fresh = [plan for plan in dict.fromkeys(wanted)
                  if plan.compiled and plan not in one.confirmed]  # fmt: skip
         if fresh:
             _confirm(state, one, fresh, allowance)
+            one.cost = one.cost.corrected(_latencies(one))
         ran += [plan for plan in fresh if plan in one.confirmed]
     spent = sum(one.confirmed[plan].compile_s for plan in ran)
     state.progress.note(f"length {one.length}: {len(ran)} plans compiled in {spent:.0f} s")
-
-
-def as_configured(plan: Plan, options: CompileOptions) -> Plan:
-    """A plan without what the configuration does not let compile."""
-    choices = tuple(
-        replace(choice, compiled=choice.compiled and options.bodies) for choice in plan.choices
-    )
-    return replace(plan, choices=choices, stretches=plan.stretches and options.stretches)
-
-
-def _best_plans(one: Length) -> list[Plan]:
-    """The best plan of each budget so far."""
-    rows = [plan_row(done) for done in one.timed()]
-    best = (best_within(rows, limit) for limit in one.limits.values())
-    return [row.plan for row in best if row is not None]
-
-
-def compiled(one: Length, most: int) -> list[Plan]:
-    """The best plans compiled, and the model without loops where some budget allows for it."""
-    plans = _best_plans(one)
-    unchanged = make_plan(one.analysis.graph)
-    peaks = [done.peak_bytes for done in one.timed() if done.plan == unchanged]
-    limits = [limit for limit in one.limits.values() if limit is not None]
-    if peaks and limits and max(limits) >= peaks[0]:
-        plans.append(unchanged)
-    return [plan.as_compiled() for plan in plans]
-
-
-def compiled_in_part(one: Length, most: int) -> list[Plan]:
-    """Of compiled plans that are best: the loops of one class left as they are, for that many
-    classes that take most of the time. Of others: the bodies of their loops alone compiled."""
-    times = {
-        item.regions: len(item.loops) * one.whole_ms.get(item.key, 0.0)
-        for item in one.analysis.space.classes
-    }
-    found: list[Plan] = []
-    for plan in _best_plans(one):
-        longest = sorted(plan.choices, key=lambda choice: -times.get(choice.regions, 0.0))
-        if not plan.compiled:
-            found += [replace(plan.as_compiled(), stretches=False)] if plan.choices else []
-        elif len(longest) > 1:
-            found += [plan.compiled_but(choice.regions) for choice in longest[:most]]
-    return found
 
 
 def _confirm(state: State, one: Length, plans: Sequence[Plan], allowance: Allowance) -> None:

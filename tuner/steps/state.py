@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from cost_models.base import CostModel, Sample
 from cost_models.ceilings import Ceilings
 from cost_models.plans import PlanCost
+from cost_models.roofline import Roofline
 from cost_models.scoring import Score
 from cost_models.stored import StoredModel
 from search_space.budget import Budget
@@ -37,6 +38,7 @@ class Length:
         reference: the plan that stands in for the eager model where that does not fit.
         whole_ms: each class's time unchunked, by key: timed alone, or estimated.
         confirmed: every real run, in order.
+        proposed: every plan that the search proposed, in order.
         cost: predicts plans of this length, once a cost model is chosen.
     """
 
@@ -47,6 +49,7 @@ class Length:
     reference: Plan | None = None
     whole_ms: dict[str, float] = field(default_factory=dict)
     confirmed: dict[Plan, Confirmed] = field(default_factory=dict)
+    proposed: dict[Plan, None] = field(default_factory=dict)
     cost: PlanCost | None = None
 
     @property
@@ -97,6 +100,14 @@ class State:
     samples: list[Sample] = field(default_factory=list)
     model: CostModel | None = None
     scores: Mapping[str, Score] = field(default_factory=dict)
+
+    @property
+    def compiled_model(self) -> CostModel:
+        """The cost model, as far as it has learned of compiled passes; else the roofline."""
+        known = [*self.samples, *(self.start.samples if self.start else ())]
+        if self.model is None or not any(sample.features.compiled for sample in known):
+            return Roofline()
+        return self.model
 
 
 def plan_row(done: Confirmed) -> PlanRow:
