@@ -8,6 +8,9 @@ from typing import Any
 
 from cost_models.rates import Rates, rates_from_plain
 
+CEILINGS_VERSION = 2
+"""Raised when more is measured; a campaign that is resumed then measures its device anew."""
+
 
 @dataclass(frozen=True, slots=True)
 class Ceilings:
@@ -48,8 +51,7 @@ def ceilings_from_plain(row: Mapping[str, Any]) -> Ceilings:
     """The inverse of :func:`dataclasses.asdict`, as far as JSON keeps it.
 
     Raises:
-        KeyError: something is missing.
-        TypeError: something is unknown.
+        KeyError, TypeError, ValueError: something is missing, unknown or impossible.
     """
     rates = row.get("rates")
     return Ceilings(**{**row, "rates": None if rates is None else rates_from_plain(rates)})

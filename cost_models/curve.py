@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from itertools import pairwise
 
 Curve = tuple[tuple[float, float], ...]
-"""Points by rising x; all numbers positive."""
+"""Points by rising x; all numbers positive and finite."""
 
 
 def value_at(curve: Curve, x: float) -> float:
@@ -31,6 +31,7 @@ def curve_of(points: Iterable[Iterable[float]]) -> Curve:
     """
     curve = tuple((float(x), float(y)) for x, y in points)
     rising = all(one[0] < other[0] for one, other in pairwise(curve))
-    if not curve or not rising or min(min(point) for point in curve) <= 0:
+    numbers = [value for point in curve for value in point]
+    if not curve or not rising or not all(0 < value < math.inf for value in numbers):
         raise ValueError(f"a curve needs positive points by rising x, got {curve}")
     return curve

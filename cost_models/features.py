@@ -171,7 +171,7 @@ def features_from_plain(row: Mapping[str, Any]) -> Features:
         KeyError: a feature is missing; the row is of another version.
     """
     whole = {"int": int, "float": float}
-    row = {"compiled": 0, **row}  # (rows of uncompiled regions need not say so)
+    row = {"compiled": 0, **row}  # (what was recorded before there were such passes)
     return Features(**{one.name: whole[str(one.type)](row[one.name]) for one in fields(Features)})
 
 

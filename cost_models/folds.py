@@ -68,9 +68,10 @@ _NUMBERS = {LENGTHS: _by_length, MODELS: _by_model, CLASSES: _by_class, SIZES: _
 
 def groups_of(samples: Sequence[Sample], key: str = "group") -> Mapping[tuple[str, ...], list[int]]:
     """Places of samples by what they are compared within: ``group`` (a class at a length), or
-    ``length`` (all classes of a model at a length)."""
+    ``length`` (all classes of a model at a length), those whose passes run compiled apart."""
     found: dict[tuple[str, ...], list[int]] = defaultdict(list)
     for place, one in enumerate(samples):
         name = one.group if key == "group" else str(one.length)
-        found[one.model, name].append(place)
+        how = "compiled" if one.features.compiled else ""
+        found[one.model, name, how].append(place)
     return found

@@ -74,38 +74,47 @@ _FEW = 64
 def gathered_arguments(graph: SizedGraph, node: SizedNode) -> tuple[Path, ...]:
     """The tensor arguments that are read across the order they lie in, or copied into another one
     first: a convolution's weights, factors that no product reads in place, and what lies with
-    another than its last dimension innermost."""
+    another dimension innermost than the output does."""
     packet = node.op.rpartition(".")[0]
     if kind_of(node) == CONVOLUTION:
         return tuple(path for path, _ in node.refs[1:2])
     if packet in _INDEXED:
         return ()
     if packet in _BATCHED:
+        factors = [(path, graph.nodes[ref].output) for path, ref in node.refs[-2:]]
+        if min(len(factor.shape) for _, factor in factors) < 2:
+            return ()  # (products with vectors fold what they can)
         return tuple(
-            path
-            for path, ref in node.refs[-2:]
-            if not _is_read_in_place(graph.nodes[ref].output, node.output)
+            path for path, factor in factors if not _is_read_in_place(factor, node.output)
         )
-    return tuple(path for path, ref in node.refs if _lies_across(graph.nodes[ref].output))
+    return tuple(
+        path for path, ref in node.refs if _lies_across(graph.nodes[ref].output, node.output)
+    )
 
 
 def _is_read_in_place(factor: Tensor, product: Tensor) -> bool:
-    """Whether a product reads a factor where it lies."""
-    if len(factor.shape) < 2:
-        return True
+    """Whether a product of matrices reads a factor where it lies."""
     batch = product.shape[:-2] if len(factor.shape) > 2 else ()
     return is_multiplied_in_place(Layout(factor.shape, factor.strides), batch)
 
 
-def _lies_across(tensor: Tensor) -> bool:
+def _lies_across(tensor: Tensor, output: Tensor) -> bool:
+    """Whether neighbours in the output lie apart in an argument. What is broadcast there is read
+    once; of other ranks than the output's, its last dimension is taken to be gone through."""
     if tensor.numel <= _FEW:
         return False
-    last = [
-        stride
-        for size, stride in zip(tensor.shape, tensor.strides, strict=True)
-        if size > 1
-    ][-1]
-    return last > 1
+    last = _innermost(output) if len(tensor.shape) == len(output.shape) else None
+    if last is None:
+        last = max(dim for dim, size in enumerate(tensor.shape) if size > 1)
+    return tensor.shape[last] > 1 and tensor.strides[last] > 1
+
+
+def _innermost(tensor: Tensor) -> int | None:
+    """The dimension whose neighbours lie side by side; None where none does."""
+    for dim in reversed(range(len(tensor.shape))):
+        if tensor.shape[dim] > 1 and tensor.strides[dim] == 1:
+            return dim
+    return None
 
 
 def is_across(graph: SizedGraph, node: SizedNode) -> bool:

@@ -21,7 +21,8 @@ from cost_models.ceilings import Ceilings
 from cost_models.features import class_features
 from cost_models.latency import LEAST_SHARE, Term, draw_latencies, fit_bias, latency
 from cost_models.roofline import SPREAD, Roofline
-from cost_models.times import compiled_log_ratio
+from cost_models.times import compiled_log_ratio, graph_works
+from cost_models.work import Work
 from search_space.classes import Form, RegionClass, choice_form, chosen_size
 from search_space.liveness import MemoryModel
 from search_space.plan import Plan
@@ -70,7 +71,7 @@ class PlanCost:
         found = []
         for plan in plans:
             mean, spread = latency(self._terms(plan), self._cache, self.unchunked_ms, self.bias)
-            found.append(Prediction(mean, spread, self.memory.profile(plan.choices).peak_bytes))
+            found.append(Prediction(mean, spread, self._peak_bytes(plan)))
         return found
 
     def draws(self, plans: Sequence[Plan], count: int, seed: int = 0) -> NDArray[np.float64]:
@@ -94,6 +95,17 @@ class PlanCost:
         self._learn_of([plan for plan, _ in runs])
         rows = [(self._terms(plan), measured_ms) for plan, measured_ms in runs]
         return replace(self, bias=fit_bias(rows, self._cache, self.unchunked_ms))
+
+    def _peak_bytes(self, plan: Plan) -> int:
+        """Of the plan uncompiled, which the memory model may have been asked for before."""
+        choices = [
+            replace(one, compiled=False) if one.compiled else one for one in plan.choices
+        ]
+        return self.memory.profile(choices).peak_bytes
+
+    @cached_property
+    def _works(self) -> Mapping[int, Work]:
+        return graph_works(self.memory.graph)
 
     @cached_property
     def _by_form(self) -> Mapping[Form, RegionClass]:
@@ -124,10 +136,12 @@ class PlanCost:
         if keys not in self._between:
             inside = {int(node) for item in looped for loop in item.loops for node in loop.owned}
             graph = self.memory.graph
-            rest = [node.index for node in graph.nodes if node.index not in inside]
+            rest = [node for node in self._works if node not in inside]
             own_ms = sum(len(item.loops) * self.whole_ms[item.key] for item in looped)
             left_ms = max(self.unchunked_ms - own_ms, LEAST_SHARE * self.unchunked_ms)
-            ratio = compiled_log_ratio(graph, rest, self.ceilings)
+            # a piece before each loop, and one after the last
+            pieces = 1 + sum(len(item.loops) for item in looped)
+            ratio = compiled_log_ratio(graph, rest, self._works, self.ceilings, pieces)
             term = Term(STRETCHES, len(self._between), left_ms)
             self._between[keys] = term, Estimate(ratio, SPREAD)
         term, estimate = self._between[keys]

@@ -33,6 +33,10 @@ class OpRate:
     element_s: float = 0.0
     row_s: float = 0.0
 
+    def __post_init__(self) -> None:
+        if not (self.launch_s > 0 <= min(self.element_s, self.row_s)):
+            raise ValueError(f"costs are not negative, and starting takes time, got {self}")
+
 
 @dataclass(frozen=True, slots=True)
 class Rates:
@@ -109,7 +113,7 @@ def rates_from_plain(row: Mapping[str, Any]) -> Rates:
     """The inverse of :func:`dataclasses.asdict`, as far as JSON keeps it.
 
     Raises:
-        KeyError: something is missing.
+        KeyError, TypeError, ValueError: something is missing, unknown or impossible.
     """
     return Rates(
         **{name: curve_of(row[name]) for name in _CURVES},

@@ -159,6 +159,9 @@ def _model_from_plain(row: Mapping[str, Any]) -> CostModel:
 
 def joined(own: Sequence[Sample], earlier: Sequence[Sample]) -> list[Sample]:
     """A campaign's own samples with those of an earlier model: where both timed a class of a model
-    at a length, its own stand."""
-    known = {(one.model, one.group) for one in own}
-    return [*own, *(one for one in earlier if (one.model, one.group) not in known)]
+    at a length, compiled or not, its own stand."""
+    def what(one: Sample) -> tuple[str, str, int]:
+        return one.model, one.group, one.features.compiled
+
+    known = set(map(what, own))
+    return [*own, *(one for one in earlier if what(one) not in known)]

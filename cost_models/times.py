@@ -13,7 +13,7 @@ CPU that was measured the two add up, and kinds of op have rates of their own, s
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from cost_models.ceilings import Ceilings
@@ -114,16 +114,30 @@ def graph_parts(graph: SizedGraph, ceilings: Ceilings) -> Parts:
     return Parts(launch, product, other)
 
 
-def compiled_log_ratio(graph: SizedGraph, nodes: Iterable[int], ceilings: Ceilings) -> float:
+def compiled_log_ratio(
+    graph: SizedGraph,
+    nodes: Collection[int],
+    works: Mapping[int, Work],
+    ceilings: Ceilings,
+    pieces: int = 1,
+) -> float:
     """log(compiled / as it is) of what a part of a graph takes, run whole; 0 where it takes
-    nothing."""
-    wanted = [node for node in nodes if graph.nodes[node].kind not in LEAVES]
-    plain = [node_work(graph, graph.nodes[node]) for node in wanted]
-    fused = fused_graph_work(graph, wanted)
-    before, after = (
-        sum(op_seconds(work, 1.0, ceilings) for work in works) for works in (plain, fused)
-    )
-    return math.log(after / before) if before and after else 0.0
+    nothing.
+
+    Args:
+        works: of the graph's ops, each run whole, by node.
+        pieces: how many pieces the part is compiled to, each of which is called.
+    """
+    before = sum(op_seconds(works[node], 1.0, ceilings) for node in nodes if node in works)
+    fused = fused_graph_work(graph, nodes, works)
+    after = sum(op_seconds(work, 1.0, ceilings) for work in fused)
+    after += pieces * PIECE_LAUNCHES * ceilings.launch_s
+    return math.log(after / before) if before and fused else 0.0
+
+
+def graph_works(graph: SizedGraph) -> dict[int, Work]:
+    """The work of each op, by node."""
+    return {node.index: node_work(graph, node) for node in graph.nodes if node.kind not in LEAVES}
 
 
 def graph_seconds(graph: SizedGraph, ceilings: Ceilings) -> float:
@@ -169,12 +183,9 @@ def class_seconds(
         for node in body.nodes
         if node.kind not in LEAVES and node.index not in inside
     ]
-    works = (
-        fused_graph_work(body, between)
-        if compiled
-        else [node_work(body, body.nodes[node]) for node in between]
-    )
-    one_pass = sum(op_seconds(work, 1.0, ceilings) for work in works)
+    works = {node: node_work(body, body.nodes[node]) for node in between}
+    run = fused_graph_work(body, between, works) if compiled else works.values()
+    one_pass = sum(op_seconds(work, 1.0, ceilings) for work in run)
     one_pass += sum(
         loop_seconds(own, choice.chunk_size, ceilings, compiled=compiled)
         for one, choice in inner
@@ -190,8 +201,9 @@ def _copying(loop: Loop) -> Work:
     return Work(0.0, 2 * sum(loop.graph.nodes[node].output.nbytes for node in loop.outputs), 0, 1)
 
 
-PIECE_LAUNCHES = 8.0
-"""Calling a compiled piece takes as long as starting so many ops."""
+PIECE_LAUNCHES = 5.0
+"""Calling a compiled piece takes as long as starting so many ops: what small passes of
+``experiments/results/cpu/cost_compiled.jsonl.gz`` call for."""
 
 
 def _calling_seconds(loop: Loop, ceilings: Ceilings, compiled: bool) -> float:

@@ -277,6 +277,13 @@ def node_work(graph: SizedGraph, node: SizedNode) -> Work:
 
 def loop_work(loop: Loop) -> tuple[Work, ...]:
     """The work of each of a region's nodes, split by what shrinks with the chunk."""
+    found: tuple[Work, ...] | None = loop.kept.get(loop_work)
+    if found is None:
+        found = loop.kept[loop_work] = _loop_work(loop)
+    return found
+
+
+def _loop_work(loop: Loop) -> tuple[Work, ...]:
     graph = loop.graph
     members = set(loop.region.nodes)
     found = []

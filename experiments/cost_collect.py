@@ -46,6 +46,7 @@ from tuner.measure.variables import KEEPING, QUIET
 
 os.environ.update({**QUIET, **KEEPING, "OMP_NUM_THREADS": "1"})
 
+from cost_models.ceilings import CEILINGS_VERSION
 from cost_models.features import FEATURES_VERSION, loop_features
 from cost_models.times import graph_parts
 from experiments.cost_lengths import unchunked_ms
@@ -79,7 +80,7 @@ _LEDGERS = {
 }
 """Where the rows of each data file are from."""
 
-_CEILINGS = "ceilings.jsonl"
+_CEILINGS = f"ceilings-{CEILINGS_VERSION}.jsonl"
 """The device's, measured once: what is learned across subjects must not differ by them."""
 
 CONFIRM: Mapping[str, Any] = {"warmup": 1, "repeats": 6, "timeout_s": 600.0}
@@ -251,8 +252,8 @@ def _run_rows(
 
 
 def export(folders: Sequence[Path], target: Path) -> None:
-    """The samples and reference sets of all subjects as two compressed files, each if there are
-    any."""
+    """The samples, reference sets and compiled samples of all subjects as compressed files, each
+    if there are any."""
     rows: dict[str, list[str]] = {name: [] for name in _LEDGERS}
     for folder in folders:
         for name, kept in rows.items():

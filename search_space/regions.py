@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
 from math import lcm
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,6 +71,11 @@ class Loop:
         """The members that run here alone, ascending; recomputed ones have originals outside."""
         again = set(self.region.recomputed)
         return np.array([node for node in self.region.nodes if node not in again], np.int64)
+
+    @cached_property
+    def kept(self) -> dict[object, Any]:
+        """What others work out of a loop once, by who does."""
+        return {}
 
     @cached_property
     def first_owned(self) -> int:

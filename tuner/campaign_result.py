@@ -88,18 +88,27 @@ def plan_campaign(config: CampaignConfig, analyses: Mapping[int, Analysis]) -> l
                 len(space.classes),
                 space.size,
                 sum(len(timed_sizes(grid)) + 1 for grid in space.grids),
-                2 + len(config.budgets) * (1 + config.confirm.top_k * config.search.rounds),
+                1 + most_plans(config),
                 config.cost_model.timings_s + expected_seconds(config, analysis.unchunked_s),
             )
         )
     return found
 
 
+def most_plans(config: CampaignConfig) -> int:
+    """How many plans a campaign runs at a length, at most: the unchanged model, what is chosen
+    without data, each round's, and with ``compile`` the best compiled and one round of others."""
+    budgets, each = len(config.budgets), config.confirm.top_k
+    found = 1 + budgets * (1 + each * config.search.rounds)
+    return found if config.compile is None else found + 1 + budgets * (1 + each)
+
+
 def expected_seconds(config: CampaignConfig, run_s: float) -> float:
     """About how long the real runs at a length take, where one run of the model takes ``run_s``:
-    each plan is built and run twice, then timed in turns, and the finalists once more."""
+    each plan is built and run twice, then timed in turns, and the finalists once more. Compiling
+    is left out: it takes what it takes."""
     confirm = config.confirm
-    plans = 1 + len(config.budgets) * (1 + confirm.top_k * config.search.rounds)
+    plans = most_plans(config)
     turns = confirm.warmup + confirm.repeats
     finalists = min(plans, 1 + 2 * len(config.budgets))  # its own, and what may be faster
     return run_s * (plans * (2 + turns) + (1 + finalists) * (turns + confirm.repeats))

@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from functools import partial
 from typing import Any, TypeVar
 
-from cost_models.ceilings import Ceilings, ceilings_from_plain
+from cost_models.ceilings import CEILINGS_VERSION, Ceilings, ceilings_from_plain
 from search_space import errors
 from search_space.classes import RegionClass
 from search_space.errors import AutoChunkError, ConfigError, MeasurementError
@@ -106,7 +106,7 @@ class Measurer:
                     "a campaign tunes for one kind of device, but its slots have "
                     f"{_identifying(other)} and {self._device}; name one kind, or fewer slots"
                 )
-        key = identity("ceilings", device=self._device)
+        key = identity("ceilings", device=self._device, version=CEILINGS_VERSION)
         record = self._measured("environment", key, {"environment": environment},
                                 {"job": "ceilings"})  # fmt: skip
         return environment, ceilings_from_plain(self._checked(record, what)["ceilings"])

@@ -28,8 +28,8 @@ from tuner.progress import Progress, Silent
 from tuner.region_samples import group_of, region_samples, samples_row
 from tuner.runtime.analysis import Analysis
 
-COMPILED_STEP = 3
-"""Of a grid's sizes, every so manieth is timed compiled."""
+COMPILED_STEP = 2
+"""Of a grid's sizes, every second is timed compiled."""
 
 ROUNDS = 6
 """Rounds of a region's timings; few enough to be quick, enough to tell how they scatter."""
@@ -64,7 +64,7 @@ def run_profile(
     """Time the classes of a campaign's model alone, those that save most first.
 
     Args:
-        seconds: the time that each length may take, about.
+        seconds: the time that each length may take, about; with ``compile`` as much again.
         most_classes: classes timed at a length, at most; None for all.
 
     Raises:
@@ -159,7 +159,7 @@ class _Run:
             key=lambda pair: (-pair[0].saves_bytes * len(pair[0].loops), pair[0].key),
         )[: self.most_classes]
         samples, failed = self._timed(analysis, ceilings, length, pairs, compiled=False)
-        if self.config.compile is not None:
+        if self.config.compile is not None and self.config.compile.bodies:
             known = {sample.group for sample in samples}
             again = [pair for pair in pairs if group_of(pair[0], length) in known]
             more, lost = self._timed(analysis, ceilings, length, again, compiled=True)

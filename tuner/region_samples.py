@@ -13,11 +13,8 @@ from cost_models.whole_times import Unchunked, unchunked_from_plain
 from search_space.classes import RegionClass
 from search_space.liveness import MemoryModel
 from tuner.ledger import read_ledger
-from tuner.measure.protocol import COMPILED, Samples
+from tuner.measure.protocol import COMPILED, WHOLE, Samples
 from tuner.measure.timing import log_ratio, quick
-
-WHOLE = "whole"
-"""The name under which a region's runs without a loop stand; others are chunk sizes."""
 
 
 def group_of(item: RegionClass, length: int) -> str:

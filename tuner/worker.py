@@ -35,7 +35,7 @@ from tuner.measure.backends import backend_for
 from tuner.measure.ceilings import measure_ceilings
 from tuner.measure.compare import compare
 from tuner.measure.confine import available_bytes
-from tuner.measure.protocol import COMPILED, CONTENDED, TURN, Repeats, Status
+from tuner.measure.protocol import COMPILED, CONTENDED, TURN, WHOLE, Repeats, Status
 from tuner.measure.timing import interleave
 from tuner.runtime.apply import Applied, apply_plan
 from tuner.runtime.captures import Captures, Located
@@ -68,7 +68,6 @@ class Session:
         self._captures = Captures(self._subject.model)
         self._forms = Forms(self._config.kernels)
         self._probe = Prober()
-        self._compiler = Compiler(self._config.compile)
         self._impatient_until = self._no_turn_until = 0.0
         self._turn = ExitStack()
         self._has_turn = False
@@ -181,18 +180,19 @@ class Session:
         tensors = _random_inputs(loop, self._config.device)
         body = body_module(loop)
         # whole, a region writes into no preallocated outputs
-        calls: dict[str, Callable[[], Any]] = {"whole": partial(body, *tensors, 0, loop.extent)}
+        calls: dict[str, Callable[[], Any]] = {WHOLE: partial(body, *tensors, 0, loop.extent)}
         for size in request["chunk_sizes"]:
             module = chunk_loop(loop, size, body)
             calls[str(size)] = partial(module, *tensors)
+        compiler = Compiler(self._config.compile)
         for size in request.get("compiled_sizes", ()):
-            compiled = self._compiler.compiled_loop(chunk_loop(loop, size, body))
-            calls[f"{size}{COMPILED}"] = partial(compiled, *tensors)
+            compiled = partial(compiler.compiled_loop(chunk_loop(loop, size, body)), *tensors)
+            compiled()  # a warm-up that compiles would tell nothing of how long a call takes
+            calls[f"{size}{COMPILED}"] = compiled
+        if compiler.report.failure:
+            reason = f"nothing is compiled: {compiler.report.failure}"
+            return {"status": Status.CRASH.value, "reason": reason}
         timed = self._timed(calls, request)
-        if self._compiler.report.failure:  # (then passes ran uncompiled)
-            timed["samples"] = {
-                name: found for name, found in timed["samples"].items() if COMPILED not in name
-            }
         self._backend.settle()
         return timed
 
@@ -322,8 +322,13 @@ def _to_cpu(output: Any) -> Any:
     return pytree.tree_map_only(torch.Tensor, lambda tensor: tensor.cpu(), output)
 
 
+_TURN = 32
+"""Truth values that are alike, one after the other: no branch is hard to foresee."""
+
+
 def _random_inputs(loop: Loop, device: str) -> list[torch.Tensor]:
-    """Tensors of the captured shapes and strides. Integers are zeros: valid as any index."""
+    """Tensors of the captured shapes and strides. Integers are zeros: valid as any index. Truth
+    values are of either kind in turns: a mask that shut out all of a row would make it NaN."""
     generator = torch.Generator(device=device).manual_seed(0)
     made: dict[int, torch.Tensor] = {}
     for source in loop.inputs:
@@ -340,6 +345,8 @@ def _random(tensor: Tensor, device: str, generator: torch.Generator) -> torch.Te
     flat = torch.zeros(count, dtype=getattr(torch, tensor.dtype), device=device)
     if flat.dtype.is_floating_point:
         flat.normal_(generator=generator)
+    elif flat.dtype == torch.bool:
+        flat.copy_(torch.arange(count, device=device) // _TURN % 2 == 0)
     return flat.as_strided(tensor.shape, tensor.strides)
 
 

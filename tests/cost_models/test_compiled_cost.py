@@ -14,7 +14,7 @@ from cost_models.base import Estimate
 from cost_models.features import Features, class_features
 from cost_models.plans import PlanCost
 from cost_models.roofline import SPREAD, Roofline
-from cost_models.times import compiled_log_ratio
+from cost_models.times import compiled_log_ratio, graph_works
 from search_space.candidates import find_classes
 from search_space.classes import RegionClass
 from search_space.plan import Choice, Plan
@@ -88,14 +88,16 @@ def test_stretches_are_what_stands_between_loops(
     graph = space.memory.graph
     inside = {int(node) for loop in pair[0].loops for node in loop.owned}
     rest = [node.index for node in graph.nodes if node.index not in inside]
-    ratio = compiled_log_ratio(graph, rest, CPU)
+    works = graph_works(graph)
+    rest = [node for node in rest if node in works]
+    ratio = compiled_log_ratio(graph, rest, works, CPU, 1 + len(pair[0].loops))
     assert ratio < 0
     own_ms = 0.5 * len(pair[0].loops)
     expected = UNCHUNKED_MS + own_ms + (UNCHUNKED_MS - own_ms) * math.expm1(ratio)
     only = replace(plan(space, pair[0]), stretches=True)
     assert cost.predict(only).latency_ms == pytest.approx(expected)
     # without loops that is all of the model
-    everything = compiled_log_ratio(graph, range(len(graph.nodes)), CPU)
+    everything = compiled_log_ratio(graph, works, works, CPU)
     found = cost.predict(plan(space).as_compiled())
     assert found.latency_ms == pytest.approx(UNCHUNKED_MS * math.exp(everything))
     # the roofline alone knows, and not well

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 
 import pytest
 import torch
@@ -11,9 +12,11 @@ from torch.nn import functional
 from cost_models.fused import fused_graph_work, fused_loop_work
 from cost_models.kinds import FUSED
 from cost_models.times import (
+    PIECE_LAUNCHES,
     class_seconds,
     compiled_log_ratio,
     graph_seconds,
+    graph_works,
     loop_seconds,
     loop_times,
     op_seconds,
@@ -41,6 +44,12 @@ def tiny() -> Tiny:
     return analysed(Function(block), tuple(torch.rand(s, generator=generator) for s in shapes))
 
 
+def fused_of(tiny: Tiny, nodes: Collection[int] | None = None) -> tuple[Work, ...]:
+    """The kernels of a graph, or of some of its nodes."""
+    works = graph_works(tiny.sized)
+    return fused_graph_work(tiny.sized, works if nodes is None else nodes, works)
+
+
 def kernels(works: tuple[Work, ...]) -> tuple[list[Work], list[Work]]:
     """Products, and what was fused."""
     fused = [work for work in works if work.kind == FUSED]
@@ -48,7 +57,7 @@ def kernels(works: tuple[Work, ...]) -> tuple[list[Work], list[Work]]:
 
 
 def test_chains_become_one_kernel_between_products(tiny: Tiny) -> None:
-    products, fused = kernels(fused_graph_work(tiny.sized, range(len(tiny.sized.nodes))))
+    products, fused = kernels(fused_of(tiny))
     assert len(products) == 2
     chain, last = sorted(fused, key=lambda work: -len(work.parts))
     assert [part.kind for part in chain.parts] == ["tanh", "plain", "plain"]
@@ -61,10 +70,10 @@ def test_chains_become_one_kernel_between_products(tiny: Tiny) -> None:
 def test_what_is_used_outside_is_written(tiny: Tiny) -> None:
     """A part of the chain by itself writes what the rest of it reads."""
     tanh = tiny.find("aten.tanh")
-    _, (alone,) = kernels(fused_graph_work(tiny.sized, [tanh]))
+    _, (alone,) = kernels(fused_of(tiny, [tanh]))
     assert alone.sliced_bytes == 4 * (8 * 32 + 8 * 32)
     views = [node.index for node in tiny.ops if node.op.startswith("aten.view")]
-    assert fused_graph_work(tiny.sized, views) == ()
+    assert fused_of(tiny, views) == ()
 
 
 def rows_of(tiny: Tiny) -> Loop:
@@ -86,22 +95,24 @@ def test_a_loops_kernels_read_slices_and_what_every_pass_takes_whole(tiny: Tiny)
 def test_a_fused_kernel_computes_what_its_parts_do_and_moves_only_its_own_bytes(
     tiny: Tiny,
 ) -> None:
-    _, fused = kernels(fused_graph_work(tiny.sized, range(len(tiny.sized.nodes))))
+    _, fused = kernels(fused_of(tiny))
     chain = max(fused, key=lambda work: len(work.parts))
     expected = 1e-6 + 2e-9 * 8 * 32 + 4 * (2 * 8 * 32 + 32) / RATES.bandwidth[0][1]
     assert op_seconds(chain, 1.0, CPU) == pytest.approx(expected)
 
 
 def test_compiling_saves_what_chains_move_and_nothing_of_products(tiny: Tiny) -> None:
-    everything = range(len(tiny.sized.nodes))
-    fused = fused_graph_work(tiny.sized, everything)
-    ratio = compiled_log_ratio(tiny.sized, everything, CPU)
-    after = sum(op_seconds(work, 1.0, CPU) for work in fused)
-    assert ratio == pytest.approx(math.log(after / graph_seconds(tiny.sized, CPU)))
-    assert ratio < -0.1
+    works = graph_works(tiny.sized)
+    after = sum(op_seconds(work, 1.0, CPU) for work in fused_of(tiny))
+    assert after < 0.9 * graph_seconds(tiny.sized, CPU)
+    for pieces in (0, 1, 3):
+        ratio = compiled_log_ratio(tiny.sized, works, works, CPU, pieces)
+        called = pieces * PIECE_LAUNCHES * CPU.launch_s
+        assert ratio == pytest.approx(math.log((after + called) / graph_seconds(tiny.sized, CPU)))
     lone = analysed(Function(torch.mm), (torch.rand(64, 64), torch.rand(64, 64)))
-    assert compiled_log_ratio(lone.sized, range(len(lone.sized.nodes)), CPU) == 0.0
-    assert compiled_log_ratio(tiny.sized, [], CPU) == 0.0
+    works = graph_works(lone.sized)
+    assert compiled_log_ratio(lone.sized, works, works, CPU, 0) == 0.0
+    assert compiled_log_ratio(tiny.sized, [], {}, CPU) == 0.0
 
 
 def test_compiled_passes_copy_nothing_but_have_to_be_called(tiny: Tiny) -> None:
@@ -112,10 +123,72 @@ def test_compiled_passes_copy_nothing_but_have_to_be_called(tiny: Tiny) -> None:
     assert plain.store_s > 0 == compiled.store_s
     assert compiled.product_s == plain.product_s
     assert compiled.moved_bytes < plain.moved_bytes
-    called = 4 * 8 * CPU.launch_s
+    called = 4 * PIECE_LAUNCHES * CPU.launch_s
     assert compiled.launch_s > called
     # one pass is called as well
     assert loop_times(loop, 8, CPU, compiled=True).launch_s > called / 4
+
+
+def bytes_of(works: Collection[Work]) -> int:
+    return sum(work.sliced_bytes + work.whole_bytes for work in works)
+
+
+def test_a_product_cuts_what_goes_past_it() -> None:
+    """Two residual blocks: no kernel both feeds a product and reads its result."""
+    def residual(x: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        x = x + 1
+        x = x + torch.tanh(x) @ a
+        x = x + torch.tanh(x) @ b
+        return x * 2
+
+    size = 32
+    tiny = analysed(Function(residual), tuple(torch.rand(size, size) for _ in range(3)))
+    products, fused = kernels(fused_of(tiny))
+    assert len(products) == 2 and len(fused) == 3
+    # read the input, write x and its tanh; read x and a product, write the same; read them again,
+    # write the result
+    assert bytes_of(fused) == 4 * size * size * (3 + 4 + 3)
+
+
+def test_loops_cut_what_stands_before_them_from_what_stands_behind() -> None:
+    def past(x: torch.Tensor) -> torch.Tensor:
+        x = x + 1
+        return x + torch.tanh(x * 3) * 2
+
+    tiny = analysed(Function(past), (torch.rand(8, 8),))
+    loop = tiny.find("aten.tanh")
+    _, whole = kernels(fused_of(tiny))
+    _, cut = kernels(fused_of(tiny, [node.index for node in tiny.ops if node.index != loop]))
+    assert len(whole) == 1 and len(cut) == 2
+
+
+def test_what_leaves_through_views_is_written_once_and_views_read_their_part() -> None:
+    def heads(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        q, _, v = (x @ w).view(64, 3, 64).unbind(1)
+        return torch.tanh(q) @ v
+
+    tiny = analysed(Function(heads), (torch.rand(64, 32), torch.rand(32, 192)))
+    products, fused = kernels(fused_of(tiny))
+    assert len(products) == 2
+    (tanh,) = fused
+    assert bytes_of([tanh]) == 4 * 2 * 64 * 64
+
+
+def test_what_is_computed_again_in_a_loop_is_not_written_there(tiny_gpt2: Tiny) -> None:
+    again = [
+        item.loops[0] for item in find_classes(tiny_gpt2.memory, EVERYTHING)
+        if item.loops[0].region.recomputed
+    ]  # fmt: skip
+    assert again
+    for loop in again:
+        inside = set(loop.region.nodes)
+        readers = set(loop.outputs) | {
+            node for node in inside
+            if any(user in inside for user in loop.graph.users[node])
+        }  # fmt: skip
+        most = sum(loop.graph.nodes[node].output.nbytes for node in readers)
+        entering = sum(loop.graph.nodes[source.node].output.nbytes for source in loop.inputs)
+        assert bytes_of(fused_loop_work(loop)) <= 2 * most + entering * len(loop.region.nodes)
 
 
 def test_every_loops_kernels_hold_all_of_its_work(tiny_gpt2: Tiny) -> None:
@@ -125,8 +198,10 @@ def test_every_loops_kernels_hold_all_of_its_work(tiny_gpt2: Tiny) -> None:
         assert sum(w.flops for w in fused) == pytest.approx(sum(w.flops for w in plain))
         parts = [part for work in fused for part in (work.parts or (work,)) if part.launches]
         assert len(parts) == sum(work.launches for work in plain)
-        moved = [sum(w.sliced_bytes + w.whole_bytes for w in works) for works in (plain, fused)]
-        assert moved[1] <= moved[0]
+        assert bytes_of(fused) <= bytes_of(plain)
+        # at least what leaves is written, and nothing is written but that and what products read
+        outputs = sum(loop.graph.nodes[node].output.nbytes for node in loop.outputs)
+        assert bytes_of(fused) >= outputs
         assert loop_seconds(loop, loop.extent, CPU, compiled=True) > 0
 
 
@@ -148,6 +223,6 @@ def test_attention_stays_a_kernel_of_its_own() -> None:
         return functional.scaled_dot_product_attention(q * 2, q, q) + 1
 
     tiny = analysed(Function(attend), (torch.rand(2, 3, 8, 4),))
-    alone, fused = kernels(fused_graph_work(tiny.sized, range(len(tiny.sized.nodes))))
+    alone, fused = kernels(fused_of(tiny))
     assert [work.kind for work in alone] == ["attention"]
     assert len(fused) == 2

@@ -68,6 +68,19 @@ LARGE = (20, 30)
         # a column lies one after the other, and what is broadcast is read once
         (lambda x, y: x[:, :1].contiguous() * y, [LARGE, LARGE], ()),
         (lambda x, y: x + y.t(), [(3, 5), (5, 3)], ()),  # few
+        # what keeps the order that its argument lies in
+        (lambda x: torch.relu(x.t()), [LARGE], ()),
+        (lambda x, y: x.t() + y.t(), [LARGE, LARGE], ()),
+        (lambda x: torch.softmax(x.t(), -1), [LARGE], ((30, 20),)),
+        # products with vectors
+        (torch.matmul, [(4, 20, 30), (30,)], ()),
+        (torch.matmul, [(30,), (4, 30, 20)], ()),
+        (torch.matmul, [(2, 4, 20, 30), (30,)], ()),
+        (torch.mv, [LARGE, (30,)], ()),
+        # rows of several dimensions by one matrix
+        (torch.matmul, [(4, 20, 30), (30, 20)], ()),
+        # of one dimension more the last is gone through
+        (lambda x: x.t().sum(1), [LARGE], ((30, 20),)),
         # a product reads either way of a matrix
         (torch.matmul, [LARGE, (30, 20)], ()),
         (lambda x, y: x @ y.t(), [LARGE, LARGE], ()),

@@ -108,6 +108,20 @@ def test_what_is_between_groups_does_not_matter() -> None:
     assert right.regret == 0.0
 
 
+def test_compiled_passes_are_not_ranked_among_those_as_they_are() -> None:
+    """Which chunk size is fastest is one question, whether to compile another."""
+    plain = samples({"a": [0.0, 0.1, 0.2, 0.3]})
+    compiled = [
+        replace(one, features=replace(ANY, compiled=1), log_ratio=one.log_ratio - 1.0)
+        for one in plain
+    ]
+    # each in order, and the compiled ones taken for slower
+    found = scored([*plain, *compiled], [0.0, 0.1, 0.2, 0.3, 1.0, 1.1, 1.2, 1.3])
+    assert found.pairs == 6 + 6
+    assert found.pairwise_accuracy == 1.0
+    assert found.regret == 0.0
+
+
 def test_coverage_counts_what_lies_within_the_interval() -> None:
     edge = 0.1 * Z90
     found = scored(

@@ -125,3 +125,7 @@ def test_own_samples_stand_before_earlier_ones() -> None:
     earlier = [replace(own[0], log_ratio=2.0), replace(own[0], group="b"),
                replace(own[0], model="other")]  # fmt: skip
     assert joined(own, earlier) == [own[0], *earlier[1:]]
+    # timed as it is, a class's compiled passes are still known from before
+    compiled = replace(own[0], features=replace(own[0].features, compiled=1))
+    assert joined(own, [compiled]) == [own[0], compiled]
+    assert joined([compiled], [compiled, own[0]]) == [compiled, own[0]]

@@ -60,8 +60,8 @@ def test_ceilings_are_measured_once(stub: type[Stub], tmp_path: Path) -> None:
     for _ in range(2):
         measure_ceilings(SUBJECT, tmp_path)
     assert stub.asked == 1
-    assert kinds(tmp_path / "ceilings.jsonl") == ["begin", "environment"]
-    assert [path.name for path in tmp_path.iterdir()] == ["ceilings.jsonl"]
+    assert kinds(tmp_path / cost_collect._CEILINGS) == ["begin", "environment"]
+    assert [path.name for path in tmp_path.iterdir()] == [cost_collect._CEILINGS]
 
 
 def test_ceilings_that_could_not_be_measured_are_not_taken_for_known(
@@ -73,7 +73,7 @@ def test_ceilings_that_could_not_be_measured_are_not_taken_for_known(
     assert list(tmp_path.iterdir()) == []
     stub.fails = False
     measure_ceilings(SUBJECT, tmp_path)
-    assert kinds(tmp_path / "ceilings.jsonl") == ["begin", "environment"]
+    assert kinds(tmp_path / cost_collect._CEILINGS) == ["begin", "environment"]
 
 
 def test_a_reference_set_that_is_complete_is_left_alone(
@@ -107,6 +107,26 @@ def test_nothing_is_written_over_by_nothing(tmp_path: Path) -> None:
     assert kept.read_bytes() == b"of an earlier day"
     with gzip.open(results / "cost_reference.jsonl.gz", "rt") as file:
         assert [json.loads(line)["length"] for line in file] == [256]
+
+
+def test_compiled_passes_go_to_a_file_of_their_own(tmp_path: Path) -> None:
+    """Their ledger times the same regions as they are, too, which are no data of theirs."""
+    folder, target = tmp_path / "runs" / "gpt2", tmp_path / "data"
+    plain, compiled = {"features": {"compiled": 0}}, {"features": {"compiled": 1}}
+    for part, samples in {"profile": [plain], "compiled": [plain, compiled]}.items():
+        with Ledger(folder / part / "ledger.jsonl") as ledger:
+            ledger.append("samples", {"samples": samples})
+            ledger.append("samples", {"samples": [plain]})
+    export([folder], target)
+    rows = list(_rows(target / "cost_compiled.jsonl.gz"))
+    assert [row["kind"] for row in rows] == ["compiled"]
+    assert rows[0]["samples"] == [compiled]
+    assert [row["kind"] for row in _rows(target / "cost_samples.jsonl.gz")] == ["samples"] * 2
+
+
+def _rows(path: Path) -> list[Any]:
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
 
 
 def test_a_misspelt_subject_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -93,7 +93,12 @@ def write_ledger(folder: Path) -> Path:
         ledger.append("campaign", {"config": config})
         ledger.append("environment", {
             "environment": {"device_name": EVIL, "torch": "2.13"},
-            "ceilings": {"launch_s": 1e-6, "copy_bytes_per_s": 1e10},
+            "ceilings": {
+                "launch_s": 1e-6, "copy_bytes_per_s": 1e10,
+                "rates": {"gather_s": 1e-9, "ops": {
+                    EVIL: {"launch_s": 1.25e-6, "element_s": 2e-9, "row_s": 3e-9},
+                }},
+            },
         })  # fmt: skip
         for length in (512, 1024):
             ledger.append("analysis", analysis(length))
@@ -101,6 +106,10 @@ def write_ledger(folder: Path) -> Path:
         ledger.append("region", {
             "length": 512, "class": "abcdef012345", "status": "ok",
             "samples": {"whole": samples(2, 2, 2), "16": samples(1, 1, 1), "8": samples(3, 3, 3)},
+        })  # fmt: skip
+        ledger.append("region", {
+            "length": 512, "class": "abcdef012345", "status": "ok",
+            "samples": {"whole": samples(2, 2, 2), "16*": samples(0.1, 0.1, 0.1)},
         })  # fmt: skip
         ledger.append("scores", {
             "target": "", "used": "roofline",

@@ -18,7 +18,7 @@ from tests.tuner.campaigns import campaign
 from tests.tuner.small_factory import blocks
 from tuner import apply
 from tuner.campaign import run_campaign
-from tuner.campaign_result import CampaignResult
+from tuner.campaign_result import CampaignResult, most_plans
 from tuner.compile_options import CompileOptions
 from tuner.config import parse_config
 from tuner.ledger import read_ledger
@@ -92,6 +92,18 @@ def test_other_compiled_plans_are_run_where_more_is_expected_of_them(tuned: Tune
     for plan in later:
         left = sum(not choice.compiled for choice in plan.choices)
         assert left <= 1 and (plan.stretches or not left)
+
+
+def test_a_dry_run_counts_what_is_compiled(tuned: Tuned) -> None:
+    folder, _, _ = tuned
+    values = campaign(folder, seq_lens=[LENGTH], budgets=["min", 0.5, 1.0])
+    most = [
+        most_plans(parse_config({**values, "compile": compiles}, folder))
+        for compiles in (False, True)
+    ]
+    ran = plans_run(folder)
+    assert len([plan for plan in ran if not plan.compiled]) <= most[0]
+    assert len(ran) <= most[1] == most[0] + 1 + 3 * 2
 
 
 @pytest.mark.parametrize("budget", ["min", 1.0])

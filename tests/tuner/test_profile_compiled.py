@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -9,13 +10,17 @@ import pytest
 from cost_models.plans import PlanCost
 from cost_models.roofline import Roofline
 from cost_models.stored import joined
+from search_space.plan import encode_regions
 from tests.tuner.campaigns import campaign
 from tuner.campaign import run_campaign
 from tuner.config import parse_config
 from tuner.ledger import read_ledger
+from tuner.measure.protocol import Repeats
 from tuner.model_files import make_model
 from tuner.profile import Profiled, run_profile
+from tuner.runtime.analysis import Analysis
 from tuner.steps import confirm as confirm_step
+from tuner.worker import Session
 
 Profile = tuple[Path, Profiled]
 
@@ -75,8 +80,45 @@ def test_a_campaign_that_starts_from_it_predicts_compiled_passes(
         place = tmp_path / f"from-{start is not None}"
         place.mkdir()
         cost_model = {"kind": "linear", "timings_s": 0.3, **({"start": start} if start else {})}
-        values = campaign(place, seq_lens=[96], budgets=[0.5], cost_model=cost_model)
+        values = campaign(
+            place, seq_lens=[96], budgets=[0.5], cost_model=cost_model, compile=True
+        )
         run_campaign(parse_config(values, place))
     (alone, started) = made
     assert alone.compiled_model == Roofline()
-    assert started.compiled_model is started.model
+    # with so few samples it is the roofline, or the model, but its spread is no longer assumed
+    assert started.compiled_model != Roofline()
+
+
+def test_bodies_that_may_not_be_compiled_are_not_timed_so(tmp_path: Path) -> None:
+    values = campaign(tmp_path, seq_lens=[96], compile={"bodies": False})
+    found = run_profile(parse_config(values, tmp_path), 1.0, most_classes=1)
+    assert found.samples and not any(one.features.compiled for one in found.samples)
+
+
+def test_a_compiler_that_fails_is_no_timing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else what ran uncompiled would be taken for compiled."""
+    def broken(*arguments: object, **named: object) -> None:
+        raise RuntimeError("no compiler here")
+
+    config = parse_config(campaign(tmp_path, seq_lens=[96], compile=True), tmp_path)
+    session = Session({"config": config.plain(), "folder": str(tmp_path), "target": ""})
+    located, _ = session._located(96)
+    analysis = Analysis.unmeasured(located.captured.graph, located.bindings)
+    item = analysis.space.classes[0]
+    request = {
+        "job": "region", "length": 96, "regions": encode_regions(item.regions[:1]),
+        "chunk_sizes": [], "compiled_sizes": [item.extent // 2],
+        "repeats": asdict(Repeats(repeats=1, most=1)),
+    }  # fmt: skip
+    with monkeypatch.context() as patched:
+        patched.setattr("torch._inductor.standalone_compile", broken)
+        reply = session.handle(request)
+    assert reply["status"] == "crash"
+    assert "nothing is compiled: RuntimeError: no compiler here" in reply["reason"]
+    # the next class is tried again
+    reply = session.handle(request)
+    assert reply["status"] == "ok"
+    assert set(reply["samples"]) == {"whole", f"{item.extent // 2}*"}

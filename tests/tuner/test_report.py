@@ -20,6 +20,7 @@ from tuner.report.chart import Axis, Chart, Kind, Point, Rule, Series
 from tuner.report.page import charts, render, write_report
 from tuner.report.png import draw_png
 from tuner.report.read import read_run
+from tuner.report.search_tables import op_rates_table
 from tuner.report.sizes import size_text
 from tuner.report.svg import STYLE, draw_svg
 from tuner.report.tables import headlines, speed_cell
@@ -146,8 +147,16 @@ def test_the_last_measurement_of_a_plan_stands_and_the_first_prediction(folder: 
     assert run.expected is not None
     assert run.expected.ratio == 0.8
     assert one.ended == {"ok": 3, "oom": 2, "crash": 1}
-    assert one.alone["abcdef012345"] == {16: 0.5, 8: 1.5}
+    assert one.alone["abcdef012345"] == {16: 0.5, 8: 1.5}, "of passes as they are"
 
+
+def test_what_kinds_of_op_were_measured_to_cost_is_a_table_of_its_own(folder: Path) -> None:
+    run = read_run(folder)
+    assert set(run.ceilings) == {"launch_s", "copy_bytes_per_s"}
+    assert op_rates_table(run).rows == ((EVIL, "1.25", "2.000", "3.0"),)
+    assert "What kinds of op cost" in render(run)
+    run.op_rates = {}  # as on a GPU, and in ledgers of before there were any
+    assert "What kinds of op cost" not in render(run)
 
 def test_a_length_without_an_end_is_judged_by_its_runs(folder: Path) -> None:
     run = read_run(folder)

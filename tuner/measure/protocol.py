@@ -26,6 +26,9 @@ TURN = "turn"
 """The job that waits for a turn on a device (:mod:`tuner.measure.turns`), at most ``most_s``
 seconds; the turn ends with the next job, which says under this name that it was to have one."""
 
+WHOLE = "whole"
+"""The name under which a region's runs without a loop stand; others are chunk sizes."""
+
 COMPILED = "*"
 """Stands after the chunk size of a region's runs whose passes are compiled."""
 

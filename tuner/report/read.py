@@ -16,6 +16,7 @@ from search_space.errors import AutoChunkError, ConfigError
 from search_space.plan import decode_plan
 from tuner.database import PlanRow, Reference
 from tuner.ledger import read_ledger
+from tuner.measure.protocol import COMPILED, WHOLE
 from tuner.measure.timing import median, ratio
 from tuner.report.values import (
     Candidate,
@@ -98,7 +99,10 @@ def _campaign(run: Run, record: Row) -> None:
 
 
 def _environment(run: Run, record: Row) -> None:
-    run.environment, run.ceilings = dict(record["environment"]), dict(record["ceilings"])
+    ceilings = dict(record["ceilings"])
+    rates = ceilings.pop("rates", None) or {}
+    run.environment, run.ceilings = dict(record["environment"]), ceilings
+    run.op_rates = dict(rates.get("ops", {}))
 
 
 def _target(run: Run, record: Row) -> None:
@@ -125,11 +129,14 @@ def _region(run: Run, record: Row) -> None:
     if status != "ok":
         one.failures.append((f"region class {key} alone", status, str(record["reason"])))
         return
-    whole = record["samples"]["whole"]["decisive_ms"]
+    whole = record["samples"][WHOLE]["decisive_ms"]
     one.alone[key] = {
-        int(size): ratio(found["decisive_ms"], whole).median
-        for size, found in record["samples"].items()
-        if size != "whole"
+        **one.alone.get(key, {}),
+        **{
+            int(size): ratio(found["decisive_ms"], whole).median
+            for size, found in record["samples"].items()
+            if size != WHOLE and not size.endswith(COMPILED)
+        },
     }
 
 

@@ -164,6 +164,20 @@ def facts_table(caption: str, facts: Mapping[str, object]) -> Table:
     return Table(caption, ("name", "value"), rows)
 
 
+def op_rates_table(run: Run) -> Table:
+    """What kinds of op were measured to cost on a CPU."""
+    rows = [
+        (kind, f"{costs['launch_s'] * 1e6:.2f}", f"{costs['element_s'] * 1e9:.3f}",
+         f"{costs['row_s'] * 1e9:.1f}")
+        for kind, costs in sorted(run.op_rates.items())
+    ]  # fmt: skip
+    columns = ("kind", "to start, us", "an element, ns", "a row, ns")
+    return Table(
+        "What kinds of op cost, as measured", columns, tuple(rows), frozenset(columns[1:]),
+        "Beside the bytes that they move.",
+    )  # fmt: skip
+
+
 def kinds_table(run: Run) -> Table:
     """The ledger's records."""
     rows = [

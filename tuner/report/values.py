@@ -255,6 +255,7 @@ class Run:
     budgets: tuple[Budget, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     ceilings: Mapping[str, float] = field(default_factory=dict)
+    op_rates: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     lengths: dict[tuple[str, int], LengthData] = field(default_factory=dict)
     scores: dict[str, tuple[str, Mapping[str, Mapping[str, Any]]]] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)

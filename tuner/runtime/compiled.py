@@ -27,6 +27,7 @@ from tuner.runtime.graph_modules import copied, with_graph
 from tuner.runtime.loop import ChunkLoop
 from tuner.runtime.pieces import Order, Piece
 from tuner.runtime.storing import StoringLoop, may_store, storing_body
+from tuner.runtime.truths import numbered, taking_truths, truths, with_numbers
 
 log = logging.getLogger("autochunk")
 
@@ -181,22 +182,25 @@ class Compiler:
 
         started = time.perf_counter()
         module = piece.module
-        given: list[Any] = [list(tensors)]  # (one argument)
         written = [tensors[place] for place in piece.written]
         before: list[torch.Tensor] = []
         try:
+            places = truths(piece, tensors)
+            given: list[Any] = [numbered(list(tensors), places)]  # (one argument)
             with warnings.catch_warnings():  # the compiler's remarks are of no use to users
                 warnings.simplefilter("ignore")
                 made = standalone_compile(
-                    module, given, dynamic_shapes="from_example_inputs",
+                    with_numbers(module, places) if places else module, given,
+                    dynamic_shapes="from_example_inputs",
                     options={"config_patches": dict(self.options.options)},
                 )  # fmt: skip
             made._artifacts = None  # (for saving; it holds all that was compiled before as well)
+            run = taking_truths(made, places) if places else made
             before = [tensor.clone() for tensor in written]  # (it may be read first)
             expected = tuple(module(list(tensors)))
             stored = [tensor.clone() for tensor in written]
             _put(before, written)
-            found = tuple(made(list(tensors)))
+            found = tuple(run(list(tensors)))
         except torch.OutOfMemoryError:  # no fault of the compiler's
             raise
         except Exception as error:  # whatever a compiler on a user's machine may raise
@@ -219,7 +223,7 @@ class Compiler:
             _put(stored, written)
             return module, expected
         self.report.compiled += 1
-        return made, found
+        return run, found
 
 
 def in_a_list(*tensors: torch.Tensor) -> list[torch.Tensor]:

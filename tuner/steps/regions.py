@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 
 from cost_models.base import Sample
+from cost_models.compiled_passes import compiled_model
 from cost_models.create import create
 from cost_models.features import loop_features
 from cost_models.scoring import judge
@@ -16,10 +17,10 @@ from search_space.classes import RegionClass
 from search_space.plan import Region
 from tuner.campaign_result import timed_sizes
 from tuner.limits import Allowance
-from tuner.measure.protocol import Samples
+from tuner.measure.protocol import WHOLE, Samples
 from tuner.measure.timing import quick
 from tuner.model_files import MODEL_FILE, write_campaign
-from tuner.region_samples import WHOLE, region_samples, samples_row
+from tuner.region_samples import region_samples, samples_row
 from tuner.steps.state import Length, State
 from tuner.steps.waves import waves
 
@@ -126,6 +127,8 @@ def choose_model(state: State) -> None:
     samples = _all_samples(state)
     verdict = judge(create(config.cost_model.kind, config.search.seed), samples)
     state.model, state.scores = verdict.model, verdict.scores
+    if config.compile is not None:
+        state.compiled_model = compiled_model(verdict.model, samples)
     state.records.scored(state.model.kind, state.scores)
     state.progress.note(verdict.text)
     name = f"{config.model.id} {state.target}".strip()

@@ -83,6 +83,7 @@ class State:
         samples: regions timed alone, of all lengths.
         model, scores: the cost model in use, and how the candidates for it did on timings that
             they had not seen.
+        compiled_model: the one in use for passes that run compiled.
     """
 
     config: CampaignConfig
@@ -99,15 +100,8 @@ class State:
     start: StoredModel | None = None
     samples: list[Sample] = field(default_factory=list)
     model: CostModel | None = None
+    compiled_model: CostModel = field(default_factory=Roofline)
     scores: Mapping[str, Score] = field(default_factory=dict)
-
-    @property
-    def compiled_model(self) -> CostModel:
-        """The cost model, as far as it has learned of compiled passes; else the roofline."""
-        known = [*self.samples, *(self.start.samples if self.start else ())]
-        if self.model is None or not any(sample.features.compiled for sample in known):
-            return Roofline()
-        return self.model
 
 
 def plan_row(done: Confirmed) -> PlanRow:
