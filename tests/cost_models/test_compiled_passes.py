@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import pytest
 
 from cost_models.base import Estimate, Sample
-from cost_models.compiled_passes import compiled_model
+from cost_models.compiled_passes import Widened, compiled_model
 from cost_models.features import Features
 from cost_models.roofline import SPREAD, Roofline
 from tests.cost_models.made_features import drawn_features
@@ -45,13 +45,24 @@ class Off:
 
 
 def test_a_model_that_knows_compiled_passes_better_is_believed() -> None:
-    model = Off(0.25, 0.0)
-    assert compiled_model(model, samples_of(30, 0.3)) is model
+    found = compiled_model(Off(0.25, 0.0), samples_of(30, 0.3))
+    assert isinstance(found, Widened) and found.model == Off(0.25, 0.0)
+
+
+def test_it_is_as_uncertain_of_them_as_it_was_off() -> None:
+    """It claims a tenth, and is off by three tenths, or by a hundredth."""
+    (one,) = drawn_features(1)
+    for gap, factor in ((0.5, 3 / 1.645), (0.21, 1.0)):
+        found = compiled_model(Off(0.2, 0.0), samples_of(30, gap))
+        (estimate,) = found.estimate([replace(one, compiled=1)])
+        assert estimate.spread == pytest.approx(0.1 * factor, rel=0.05)
+        assert estimate.log_ratio == pytest.approx(one.roofline_log_ratio + 0.2)
 
 
 def test_how_well_it_knows_others_does_not_matter() -> None:
     knows = Off(0.25, 5.0)
-    assert compiled_model(knows, samples_of(30, 0.3)) is knows
+    believed = compiled_model(knows, samples_of(30, 0.3))
+    assert isinstance(believed, Widened) and believed.kind == "off"
     found = compiled_model(Off(-0.1, 0.0), samples_of(30, 0.3))
     assert isinstance(found, Roofline)
 
