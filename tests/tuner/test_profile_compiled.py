@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cost_models.plans import PlanCost
-from cost_models.roofline import Roofline
+from cost_models.roofline import FEWEST, Roofline
 from cost_models.stored import joined
 from search_space.plan import encode_regions
 from tests.tuner.campaigns import campaign
@@ -29,14 +29,14 @@ Profile = tuple[Path, Profiled]
 def profiled(tmp_path_factory: pytest.TempPathFactory) -> Profile:
     folder = tmp_path_factory.mktemp("profile")
     values = campaign(folder, seq_lens=[96], compile=True)
-    return folder, run_profile(parse_config(values, folder), 20.0, most_classes=4)
+    return folder, run_profile(parse_config(values, folder), 40.0, most_classes=8)
 
 
 def test_passes_are_timed_compiled_beside_the_region_as_it_is(profiled: Profile) -> None:
     _, found = profiled
     compiled = [one for one in found.samples if one.features.compiled]
     plain = [one for one in found.samples if not one.features.compiled]
-    assert compiled and plain and not found.failed
+    assert len(compiled) >= FEWEST and plain and not found.failed
     assert {one.group for one in compiled} <= {one.group for one in plain}
     sizes = {(one.group, one.features.chunk_size) for one in plain}
     assert all((one.group, one.features.chunk_size) in sizes for one in compiled)
@@ -56,7 +56,7 @@ def test_a_second_profile_measures_nothing_again(profiled: Profile) -> None:
     ledger = folder / "runs" / "ledger.jsonl"
     before = sum(row["kind"] == "region" for row in read_ledger(ledger))
     values = campaign(folder, seq_lens=[96], compile=True)
-    again = run_profile(parse_config(values, folder), 20.0, most_classes=4)
+    again = run_profile(parse_config(values, folder), 40.0, most_classes=8)
     assert len(again.samples) == len(found.samples)
     assert sum(row["kind"] == "region" for row in read_ledger(ledger)) == before
 
