@@ -108,6 +108,9 @@ def test_a_factor_that_is_copied_is_copied_in_every_pass() -> None:
     tiny = analysed(Function(lambda x, y: x @ y.permute(2, 1, 0)), (x, y))
     (work,) = loop_work(loop_of(tiny, "aten.matmul", 1))
     assert (work.gathered, work.gathered_whole) == (0, y.numel())
+    no_products = replace(RATES, gather_s=1.0)
+    whole, half = (no_products.computing_s(work, share, 1e30) for share in (1.0, 0.5))
+    assert whole == pytest.approx(half) == pytest.approx(y.numel())
     (work,) = loop_work(loop_of(tiny, "aten.matmul", 0))
     assert (work.gathered, work.gathered_whole) == (y.numel(), 0)
 

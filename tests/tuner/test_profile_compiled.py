@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from cost_models.ceilings import CEILINGS_VERSION
 from cost_models.plans import PlanCost
 from cost_models.roofline import FEWEST, Roofline
 from cost_models.stored import joined
@@ -14,8 +15,10 @@ from search_space.plan import encode_regions
 from tests.tuner.campaigns import campaign
 from tuner.campaign import run_campaign
 from tuner.config import parse_config
-from tuner.ledger import read_ledger
+from tuner.journal import Journal
+from tuner.ledger import Ledger, read_ledger
 from tuner.measure.protocol import Repeats
+from tuner.measurer import Measurer
 from tuner.model_files import make_model
 from tuner.profile import Profiled, run_profile
 from tuner.runtime.analysis import Analysis
@@ -59,6 +62,28 @@ def test_a_second_profile_measures_nothing_again(profiled: Profile) -> None:
     again = run_profile(parse_config(values, folder), 40.0, most_classes=8)
     assert len(again.samples) == len(found.samples)
     assert sum(row["kind"] == "region" for row in read_ledger(ledger)) == before
+
+
+def test_when_more_is_measured_of_devices_they_are_measured_anew(
+    profiled: Profile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Features of one run must not be told by two kinds of ceilings."""
+    folder, _ = profiled
+
+    def measured() -> int:
+        rows = read_ledger(folder / "runs" / "ledger.jsonl")
+        return sum(row["kind"] == "environment" and row.get("status") == "ok" for row in rows)
+
+    before = measured()
+    config = parse_config(campaign(folder, seq_lens=[96], compile=True), folder)
+    for version, times in ((CEILINGS_VERSION, 0), (-1, 1)):
+        monkeypatch.setattr("tuner.measurer.CEILINGS_VERSION", version)
+        with (
+            Ledger(config.output / "ledger.jsonl") as ledger,
+            Measurer(config, Journal(ledger)) as one,
+        ):
+            one.environment()
+        assert measured() == before + times
 
 
 def test_a_campaign_that_starts_from_it_predicts_compiled_passes(
