@@ -37,10 +37,12 @@ class PlanRow:
     ratio_low: float
     ratio_high: float
 
-    @property
-    def excess(self) -> float:
-        """By how many times the measured peak exceeded the predicted one; 1 where it did not."""
-        return max(1.0, self.peak_bytes / max(self.predicted_bytes, 1))
+    def peak_where(self, predicted_bytes: int) -> int:
+        """The peak to expect where so much is predicted: as many times more as was measured; in
+        whole numbers, so that where the row is from it is the measured one to the byte."""
+        if self.peak_bytes <= self.predicted_bytes or not self.predicted_bytes:
+            return predicted_bytes
+        return -(-predicted_bytes * self.peak_bytes // self.predicted_bytes)
 
     @property
     def needed_bytes(self) -> int:

@@ -169,7 +169,7 @@ def _decision(one: Inspected, plans: Plans, budget: Budget | None) -> list[str]:
 
 def _fit(analysis: Analysis, row: PlanRow, limit: int | None) -> str:
     try:
-        peak = int(analysis.memory.profile(row.plan.choices).peak_bytes * row.excess)
+        peak = row.peak_where(analysis.memory.profile(row.plan.choices).peak_bytes)
     except AutoChunkError as error:
         return f"not legal at this length: {error}"
     fits = "fits" if limit is None or peak <= limit else "too large"

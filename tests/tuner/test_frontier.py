@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from fractions import Fraction
 from itertools import pairwise
 
 from hypothesis import example, given, settings
@@ -32,6 +33,19 @@ def test_dominated_rows_are_dropped() -> None:
     low, middle, high = row(10, 1.5), row(20, 1.2), row(30, 1.0)
     slower, larger, both = row(20, 1.6), row(31, 1.2), row(40, 2.0)
     assert frontier([both, high, slower, low, larger, middle]) == (low, middle, high)
+
+
+@given(st.integers(0, 2**45), st.integers(0, 2**45), st.integers(0, 2**45))
+@example(350240, 348160, 348160)  # (350239.99999999994 in floating point)
+def test_what_was_measured_beyond_the_prediction_is_expected_again(
+    peak: int, predicted: int, there: int
+) -> None:
+    one = replace(row(peak, 1.0), predicted_bytes=predicted)
+    assert one.peak_where(predicted) == max(peak, predicted) or not predicted
+    assert one.peak_where(there) >= there
+    if peak > predicted > 0:
+        found = one.peak_where(there)
+        assert found - 1 < there * Fraction(peak, predicted) <= found
 
 
 def test_a_compiled_plan_keeps_its_budget_uncompiled_too() -> None:

@@ -256,5 +256,5 @@ def _legal_rows(analysis: Analysis, rows: Sequence[PlanRow]) -> list[tuple[PlanR
         except AutoChunkError as error:
             log.info("autochunk: a tuned plan is not legal at this length: %s", error)
             continue
-        found.append((row, int(predicted * row.excess)))
+        found.append((row, row.peak_where(predicted)))
     return found
