@@ -18,7 +18,8 @@ from cost_models.times import compiled_log_ratio, graph_works
 from search_space.candidates import find_classes
 from search_space.classes import RegionClass
 from search_space.plan import Choice, Plan
-from search_space.space import SearchSpace, make_plan, overlap
+from search_space.space import SearchSpace, make_plan
+from tests.cost_models.made_pairs import pair_of
 from tests.cost_models.made_rates import CPU
 from tests.tiny import Tiny
 
@@ -46,12 +47,7 @@ def space(tiny_gpt2: Tiny) -> SearchSpace:
 @pytest.fixture(scope="module")
 def pair(space: SearchSpace) -> tuple[RegionClass, RegionClass]:
     """Two classes that can be chosen together."""
-    for first in space.classes:
-        for second in space.classes:
-            both = space.decode({first.key: 2, second.key: 2})
-            if len(both.choices) == 2 and not overlap(first, second):
-                return first, second
-    raise AssertionError("tiny GPT-2 has no two classes that go together")
+    return pair_of(space)
 
 
 def cost_of(space: SearchSpace, whole_ms: float = 0.5) -> PlanCost:

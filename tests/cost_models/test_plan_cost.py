@@ -16,7 +16,8 @@ from cost_models.roofline import Roofline
 from search_space.candidates import find_classes
 from search_space.classes import RegionClass
 from search_space.plan import Choice, Plan
-from search_space.space import SearchSpace, make_plan, overlap
+from search_space.space import SearchSpace, make_plan
+from tests.cost_models.made_pairs import pair_of
 from tests.tiny import Tiny
 
 UNCHUNKED_MS = 40.0
@@ -32,12 +33,7 @@ def space(tiny_gpt2: Tiny) -> SearchSpace:
 @pytest.fixture(scope="module")
 def pair(space: SearchSpace) -> tuple[RegionClass, RegionClass]:
     """Two classes that can be chosen together, one of them with several occurrences."""
-    for first in space.classes:
-        for second in space.classes:
-            both = space.decode({first.key: 2, second.key: 2})
-            if len(first.loops) > 1 and len(both.choices) == 2 and not overlap(first, second):
-                return first, second
-    raise AssertionError("tiny GPT-2 has no two classes that go together")
+    return pair_of(space, 2)
 
 
 @pytest.fixture(params=[Roofline(), MacroMicro()], ids=lambda model: str(model.kind))
