@@ -32,7 +32,7 @@ Profile = tuple[Path, Profiled]
 def profiled(tmp_path_factory: pytest.TempPathFactory) -> Profile:
     folder = tmp_path_factory.mktemp("profile")
     values = campaign(folder, seq_lens=[96], compile=True)
-    return folder, run_profile(parse_config(values, folder), 40.0, most_classes=8)
+    return folder, run_profile(parse_config(values, folder), 300.0, most_classes=8)
 
 
 def test_passes_are_timed_compiled_beside_the_region_as_it_is(profiled: Profile) -> None:
@@ -59,7 +59,7 @@ def test_a_second_profile_measures_nothing_again(profiled: Profile) -> None:
     ledger = folder / "runs" / "ledger.jsonl"
     before = sum(row["kind"] == "region" for row in read_ledger(ledger))
     values = campaign(folder, seq_lens=[96], compile=True)
-    again = run_profile(parse_config(values, folder), 40.0, most_classes=8)
+    again = run_profile(parse_config(values, folder), 300.0, most_classes=8)
     assert len(again.samples) == len(found.samples)
     assert sum(row["kind"] == "region" for row in read_ledger(ledger)) == before
 
