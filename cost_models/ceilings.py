@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from cost_models.rates import Rates, rates_from_plain
 
-CEILINGS_VERSION = 2
+CEILINGS_VERSION = 3
 """Raised when more is measured; a campaign that is resumed then measures its device anew."""
 
 
@@ -28,7 +28,7 @@ class Ceilings:
         filling: elements that a matrix product's output must have to keep all of the device busy,
             see :func:`filling_of`; 0 where few cores share the work.
         rates: what kinds of op were measured to cost; None where the figures above are all that is
-            known (on GPUs, and on devices that nobody measured).
+            known (on GPUs).
     """
 
     copy_bytes_per_s: float
@@ -67,24 +67,3 @@ def filling_of(multiprocessors: int) -> int:
     columns took 4.0 ms with 16384 rows and as long in 4 parts, but 2.4 times as long in 16
     (UNet, width 96; :mod:`experiments.device_kernels`)."""
     return multiprocessors * TILE
-
-
-# Round figures of a small server CPU and of a large GPU; campaigns measure their own device's. GPUs
-# multiply half precision on units that single precision, without TF32, does not use.
-_CUDA = Ceilings(2.5e12, 5e12, 40 * 2**20, 5e13, 6e-6, 40.0, filling_of(132))
-_DEFAULTS = {
-    "cpu": Ceilings(4e9, 20e9, 4 * 2**20, 1e11, 4e-6, 16.0),
-    "cuda": _CUDA,
-}
-_CUDA_HALF = replace(_CUDA, matmul_flops_per_s=5e14, half_rows=200.0)
-
-
-def default_ceilings(device: str, dtype: str = "float32") -> Ceilings:
-    """Ceilings to assume for a kind of device (``cpu`` or ``cuda``) that nobody has measured.
-
-    Args:
-        dtype: of the model's products.
-    """
-    if device == "cuda" and dtype in ("bfloat16", "float16"):
-        return _CUDA_HALF
-    return _DEFAULTS.get(device, _DEFAULTS["cpu"])

@@ -7,11 +7,11 @@ from math import prod
 
 from search_space.graph import Path, SizedGraph, SizedNode, Tensor
 from search_space.layout import Layout
-from search_space.workspace_products import is_multiplied_in_place
+from search_space.workspace_products import is_copied_by_matrix, is_multiplied_in_place
 
 PLAIN, VIEW, EMPTY, COMPARISON = "plain", "view", "empty", "comparison"
 CONVOLUTION, ATTENTION, FUSED = "convolution", "attention", "fused"
-SOFTMAX, LAYER_NORM = "softmax", "layer_norm"
+SOFTMAX, LAYER_NORM, ADDMM = "softmax", "layer_norm", "addmm"
 
 _COMPARED = (
     "eq", "ne", "lt", "le", "gt", "ge", "where", "masked_fill", "__and__", "__or__", "__xor__",
@@ -103,10 +103,52 @@ def _lies_across(tensor: Tensor, output: Tensor) -> bool:
     once; of other ranks than the output's, its last dimension is taken to be gone through."""
     if tensor.numel <= _FEW:
         return False
+    last = _read_along(tensor, output)
+    return tensor.shape[last] > 1 and tensor.strides[last] > 1
+
+
+ALIASED = 4096
+"""Bytes, or a multiple, between neighbours that compete for places in a cache: a page, the part of
+an address by which a core's first cache tells places apart."""
+
+
+def is_aliased(node: SizedNode, tensor: Tensor) -> bool:
+    """Whether the neighbours of a gathered argument lie so far apart that they drive each other out
+    of a cache before what lies beside them is read."""
+    if tensor.numel <= _FEW:
+        return False
+    factor = node.op.rpartition(".")[0] in _BATCHED
+    along = len(tensor.shape) - 1 if factor else _read_along(tensor, node.output)
+    apart = tensor.strides[along] * tensor.nbytes // tensor.numel
+    return apart > 0 and apart % ALIASED == 0
+
+
+_SMALLEST = 400
+"""Products of fewer steps have a kernel of their own that copies nothing."""
+
+
+def is_by_matrix(graph: SizedGraph, node: SizedNode) -> bool:
+    """Whether an op multiplies the matrices of a batch one by one, as it copies them."""
+    shape = node.output.shape
+    if node.op.rpartition(".")[0] not in _BATCHED or len(shape) < 3:
+        return False
+    if not node.output.device.startswith("cpu") or node.output.dtype != "float32":
+        return False
+    factors = [graph.nodes[ref].output for _, ref in node.refs[-2:]]
+    if min(len(one.shape) for one in factors) < 2:
+        return False
+    steps = shape[-2] * shape[-1] * factors[0].shape[-1]
+    return steps >= _SMALLEST and any(
+        is_copied_by_matrix(Layout(one.shape, one.strides), shape[:-2]) for one in factors
+    )
+
+
+def _read_along(tensor: Tensor, output: Tensor) -> int:
+    """The dimension of an argument of some size that is gone through first."""
     last = _innermost(output) if len(tensor.shape) == len(output.shape) else None
     if last is None:
         last = max(dim for dim, size in enumerate(tensor.shape) if size > 1)
-    return tensor.shape[last] > 1 and tensor.strides[last] > 1
+    return last
 
 
 def _innermost(tensor: Tensor) -> int | None:

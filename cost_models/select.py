@@ -6,13 +6,14 @@ The score is the memory above the budget, summed over the schedule
     excess(plan) = sum over steps of max(0, live(step) - budget),
 
 and each move (chunk a class, change its chunk size, replace what it overlaps) is judged by the
-excess that it removes per second that it costs. Afterwards chunks are widened and choices dropped
-as far as the budget allows.
+excess that it removes per second that it costs. Afterwards chunks are widened, choices dropped,
+and classes put in each other's place or beside those that they make faster, as far as the budget
+allows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cached_property
@@ -20,6 +21,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from cost_models.relief import put_in_order
 from search_space.classes import RegionClass
 from search_space.errors import BudgetError, CyclicPlan
 from search_space.floor import floor_bytes
@@ -30,6 +32,10 @@ from search_space.storages import Profile
 Cost = Callable[[RegionClass, int], float]
 """Seconds by which running a class at a chunk size differs from running it whole, all occurrences
 together; may be negative."""
+
+Relief = Callable[[RegionClass, int], Mapping[int, float]]
+"""Seconds that a class at a chunk size saves, by node, where another loop of the plan puts it in
+order; see :mod:`cost_models.relief`."""
 
 Setting = tuple[tuple[RegionClass, int], ...]
 Price = Callable[[Setting], float]
@@ -66,12 +72,29 @@ class Selected:
 
 
 class Selector:
-    """Selects plans of one search space under budgets."""
+    """Selects plans of one search space under budgets.
 
-    def __init__(self, space: SearchSpace, cost: Cost) -> None:
+    Args:
+        cost: decides between plans.
+        relief: what classes save each other; nothing where it is None.
+        descent: the price of descents, where that is not ``cost``: one that counts gains makes a
+            dear class look as good as several that are cheap and gain something.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        cost: Cost,
+        relief: Relief | None = None,
+        descent: Cost | None = None,
+    ) -> None:
         self.space = space
         self._cost = cost
+        self._relief = relief
+        self._descent_cost = descent
+        self._descent_costs: dict[tuple[str, int], float] = {}
         self._costs: dict[tuple[str, int], float] = {}
+        self._reliefs: dict[tuple[str, int], Mapping[int, float]] = {}
         self._made: dict[tuple[str, int], Choice] = {}
         self._overlaps: dict[tuple[str, str], bool] = {}
         self._spans: dict[str, tuple[Counts, Counts]] = {}
@@ -103,7 +126,7 @@ class Selector:
         """As :meth:`within`, but where no straight descent leads there None, at once: it is not
         sought how low one can go."""
         fitting = [self._relax(setting, budget_bytes) for setting in self._fitting(budget_bytes)]
-        return self._selected(min(fitting, key=self._extra)) if fitting else None
+        return self._selected(min(fitting, key=self.extra_seconds)) if fitting else None
 
     def lowest(self, unchunked_s: float | None = None, slowdown: float = 1.5) -> Selected:
         """The plan of the lowest peak; where the unchunked time is given, of those predicted to
@@ -112,8 +135,8 @@ class Selector:
             setting = self._least
         else:
             most = (slowdown - 1) * unchunked_s
-            found = [self._lowest_setting(price, most) for price in (self._extra, None)]
-            setting = min(found, key=lambda s: (self._peak(s), self._extra(s)))
+            found = [self._lowest_setting(price, most) for price in (self._descent_price, None)]
+            setting = min(found, key=lambda s: (self._peak(s), self.extra_seconds(s)))
         return self._selected(self._relax(setting, self._peak(setting)))
 
     @property
@@ -131,7 +154,7 @@ class Selector:
     def _least(self) -> Setting:
         """The lowest peak that is found at any price. What can be met must not depend on the cost,
         so that one of the descents looks at bytes alone, and one prefers wide chunks."""
-        prices = (None, self._extra, self._narrowness)
+        prices = (None, self._descent_price, self._narrowness)
         least = min((self._lowest_setting(price, None) for price in prices), key=self._peak)
         # the floor that an error names is one below which `within` finds nothing
         while lower := self._fitting(self._peak(least) - 1):
@@ -142,14 +165,14 @@ class Selector:
         """Settings within a budget, straight from the unchunked model."""
         if budget_bytes < self.floor_bytes:
             return []
-        found = [self._descend((), budget_bytes, price) for price in (self._extra, None)]
+        found = [self._descend((), budget_bytes, price) for price in (self._descent_price, None)]
         return [setting for setting in found if not self._excess(setting, budget_bytes)]
 
     def _lowest_setting(self, price: Price | None, most_extra_s: float | None) -> Setting:
         """The lowest of several descents."""
 
         def allowed(setting: Setting) -> bool:
-            return most_extra_s is None or self._extra(setting) <= most_extra_s
+            return most_extra_s is None or self.extra_seconds(setting) <= most_extra_s
 
         # what a distant target makes of the whole profile may lead lower than many small steps
         start: Setting = ()
@@ -270,19 +293,24 @@ class Selector:
         return self._grids[item.key]
 
     def _relax(self, setting: Setting, budget: int) -> Setting:
-        """Drop choices, widen chunks and put one class in the place of another wherever that is
-        faster and the budget still holds."""
+        """Drop choices, change chunk sizes, put one class in the place of another or beside one
+        that it makes faster, wherever that is faster and the budget still holds."""
         while True:
-            now = self._extra(setting)
+            now = self.extra_seconds(setting)
             better = None
-            for options in (self._smaller(setting), self._swapped(setting)):
+            for options in (
+                self._smaller(setting), self._swapped(setting), self._relieved(setting)
+            ):  # fmt: skip
+                if better is not None:
+                    break
+                priced = ((self.extra_seconds(one), one) for one in options)
                 cheaper = sorted(
-                    (one for one in options if self._extra(one) < now), key=self._extra
+                    (pair for pair in priced if pair[0] < now), key=lambda pair: pair[0]
                 )
-                fitting = (
-                    one for one in cheaper[:_MOST_EASED] if self._try_excess(one, budget) == 0
+                better = next(
+                    (one for _, one in cheaper[:_MOST_EASED] if self._try_excess(one, budget) == 0),
+                    None,
                 )
-                better = better or next(fitting, None)
             if better is None:
                 return setting
             setting = better
@@ -304,6 +332,19 @@ class Selector:
                 if other.key != item.key and self._beside(rest, other) == rest:
                     for size in self._grid(other):
                         yield (*rest, (other, size))
+
+    def _relieved(self, setting: Setting) -> Iterator[Setting]:
+        """A class added whose loops put in order what others read, where that pays for it."""
+        now = self.extra_seconds(setting)
+        wanted = {node for item, size in setting for node in self._relief_of(item, size)}
+        for other in self.space.classes if wanted else ():
+            helps = not wanted.isdisjoint(self._orders.get(other.key, ()))
+            if helps and self._beside(setting, other) == setting:
+                for size in self._grid(other):
+                    added = (*setting, (other, size))
+                    saved = now + self._cost_of(other, size) - self.extra_seconds(added)
+                    if saved > max(self._cost_of(other, size), 0.0):
+                        yield added
 
     def _plan(self, setting: Setting) -> Plan:
         choices = [self._choice(item, size) for item, size in setting]
@@ -330,14 +371,58 @@ class Selector:
         except CyclicPlan:
             return None
 
-    def _extra(self, setting: Setting) -> float:
+    def extra_seconds(self, setting: Setting) -> float:
+        """What choices take on top of the unchunked model, beside each other."""
+        return sum(self._each(setting))
+
+    def _descent_price(self, setting: Setting) -> float:
+        """The price of descents."""
+        if self._descent_cost is None:
+            return self.extra_seconds(setting)
         total = 0.0
         for item, size in setting:
             key = (item.key, size)
-            if key not in self._costs:
-                self._costs[key] = self._cost(item, size)
-            total += self._costs[key]
+            if key not in self._descent_costs:
+                self._descent_costs[key] = self._descent_cost(item, size)
+            total += self._descent_costs[key]
         return total
+
+    def _each(self, setting: Setting) -> Iterator[float]:
+        """What each choice of a setting costs beside the others."""
+        ordered = {
+            node: item for item, _ in setting for node in self._orders.get(item.key, ())
+        }
+        for item, size in setting:
+            cost = self._cost_of(item, size)
+            if ordered:
+                cost -= sum(
+                    seconds
+                    for node, seconds in self._relief_of(item, size).items()
+                    if node in ordered and ordered[node] is not item
+                )
+            yield cost
+
+    @cached_property
+    def _orders(self) -> Mapping[str, frozenset[int]]:
+        """What classes put in order, of those that do."""
+        if self._relief is None:
+            return {}
+        found = {item.key: put_in_order(item) for item in self.space.classes}
+        return {key: nodes for key, nodes in found.items() if nodes}
+
+    def _relief_of(self, item: RegionClass, size: int) -> Mapping[int, float]:
+        key = (item.key, size)
+        if self._relief is None or not self._orders:
+            return {}
+        if key not in self._reliefs:
+            self._reliefs[key] = self._relief(item, size)
+        return self._reliefs[key]
+
+    def _cost_of(self, item: RegionClass, size: int) -> float:
+        key = (item.key, size)
+        if key not in self._costs:
+            self._costs[key] = self._cost(item, size)
+        return self._costs[key]
 
     @staticmethod
     def _narrowness(setting: Setting) -> float:
@@ -345,7 +430,7 @@ class Selector:
         return sum(1 / size for _, size in setting)
 
     def _selected(self, setting: Setting) -> Selected:
-        return Selected(self._plan(setting), self._peak(setting), self._extra(setting))
+        return Selected(self._plan(setting), self._peak(setting), self.extra_seconds(setting))
 
 
 def mib(count: int) -> str:

@@ -6,8 +6,8 @@ with c the chunk's share of the extent, F the device's operations per second, n 
 a product's matrix and h that at which products run at half rate, and B the device's bytes per
 second, which falls from the cache's to the memory's rate with the op's bytes. ``idle`` is 1 but
 for products whose output is too small for all of a GPU's multiprocessors, see ``filling_of``. On a
-CPU that was measured the two add up, and kinds of op have rates of their own, see
-:mod:`cost_models.rates`. A loop adds, in each pass, the copy of its results into the outputs.
+CPU the two add up, and kinds of op have rates of their own, see :mod:`cost_models.rates`. A loop
+adds, in each pass, the copy of its results into the outputs.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from cost_models.fused import fused_graph_work, fused_loop_work
 from cost_models.work import Work, loop_work, node_work
 from search_space.classes import RegionClass
 from search_space.graph import LEAVES, SizedGraph
+from search_space.layout import is_contiguous
 from search_space.regions import Loop
 
 
@@ -150,13 +151,58 @@ UNSEEN = 0.02
 packing of operands and cold caches, which it does not see. From timings of GPT-2 and ViT on CPU."""
 
 
-def prudent_extra_seconds(item: RegionClass, size: int, ceilings: Ceilings) -> float:
-    """How much longer one occurrence takes in chunks, for a choice without measurements: a gain
-    that the roofline promises is not counted, and passes cost something."""
+def extra_seconds(item: RegionClass, size: int, ceilings: Ceilings) -> float:
+    """How much longer one occurrence takes in chunks, for a choice without measurements; negative
+    where it is faster so.
+
+    The plain roofline knows little of why chunks are faster or slower: a gain that it promises is
+    not counted.
+    """
     loop = item.loops[0]
     whole = loop_seconds(loop, loop.extent, ceilings)
-    chunked = class_seconds(item, size, ceilings)
-    return max(chunked - whole, 0.0) + UNSEEN * whole * math.log2(class_passes(item, size))
+    longer = class_seconds(item, size, ceilings) - whole
+    if ceilings.rates is None:
+        longer = max(longer, 0.0)
+    else:
+        longer += _storing_seconds(item, size, ceilings)
+    return longer + UNSEEN * whole * math.log2(class_passes(item, size))
+
+
+def _storing_seconds(item: RegionClass, size: int, ceilings: Ceilings) -> float:
+    """What storing takes beyond the copies of single passes: an output has its pages filled as a
+    whole, however small the parts that are copied into it, and what is stored in another order than
+    it was computed in is copied across it."""
+    rates, loop = ceilings.rates, item.loops[0]
+    assert rates is not None, "only what is known by kinds of op is told so finely"
+    copied = _copying(loop)
+    told = 0.0
+    if not item.inner:  # (of nested loops it is told at the rate of the whole)
+        shares = loop_shares(loop, size)
+        told = sum(times * rates.moving_s(copied, share) for share, times in shares)
+        told = max(rates.moving_s(copied, 1.0) - told, 0.0)
+    for node in reordered(loop):
+        tensor = loop.graph.nodes[node].output
+        share = min(item.outer_size if item.inner else size, loop.extent) / loop.extent
+        told += tensor.numel * rates.element_s(share * tensor.nbytes, False)
+    return told
+
+
+def reordered(loop: Loop) -> tuple[int, ...]:
+    """The outputs that a loop stores in their order, and that lie across it in the unchunked model;
+    see :mod:`search_space.relayout`."""
+    nodes = loop.graph.nodes
+    return tuple(
+        node
+        for node, layout in zip(loop.outputs, loop.layouts, strict=True)
+        if is_contiguous(layout) and layout.strides != nodes[node].output.strides
+    )
+
+
+def loop_shares(loop: Loop, size: int) -> tuple[tuple[float, int], ...]:
+    """Shares of the extent that passes take, and how many take each."""
+    size = min(size, loop.extent)
+    passes, rest = divmod(loop.extent, size)
+    return ((size / loop.extent, passes), (rest / loop.extent, 1 if rest else 0))
 
 
 def class_passes(item: RegionClass, size: int) -> int:
@@ -250,9 +296,7 @@ def loop_times(
 ) -> LoopTimes:
     """One occurrence of a region in chunks; whole where the chunk covers the extent. Compiled
     bodies write their results where they belong, so that nothing is copied."""
-    size = min(chunk_size, loop.extent)
-    whole_passes, rest = divmod(loop.extent, size)
-    parts = [(size / loop.extent, whole_passes), (rest / loop.extent, 1 if rest else 0)]
+    size, parts = min(chunk_size, loop.extent), loop_shares(loop, chunk_size)
     launch = product = memory = compute = cached = moved = largest = flops = 0.0
     narrowest = 0.0
     for work in fused_loop_work(loop) if compiled else loop_work(loop):

@@ -12,9 +12,36 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 
-from cost_models.kinds import PLAIN, VIEW, gathered_arguments, is_across, kind_of, row_of
+from cost_models.kinds import (
+    PLAIN,
+    VIEW,
+    gathered_arguments,
+    is_across,
+    is_aliased,
+    is_by_matrix,
+    kind_of,
+    row_of,
+)
 from search_space.graph import ALIAS, LEAVES, Graph, Path, SizedGraph, SizedNode
 from search_space.regions import Loop, arguments
+
+
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """A tensor that is read across the order it lies in.
+
+    Attributes:
+        source: the node.
+        elements, nbytes: read over the whole extent.
+        whole: whether every pass reads all of it; else what is read shrinks with the chunk.
+        aliased: see :func:`cost_models.kinds.is_aliased`.
+    """
+
+    source: int
+    elements: int
+    nbytes: int
+    whole: bool
+    aliased: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +62,9 @@ class Work:
         row: elements of a row, in kinds that go row by row; else 0.
         summed: length of a product's summed dimension; 0 for other ops.
         across: whether a product's second matrix lies by columns.
-        gathered, gathered_whole: elements that are read across the order they lie in: those that
-            shrink with the chunk, and those that every pass reads.
+        gathered: what is read across the order it lies in.
+        by_matrix: whether the matrices of a batch are copied and multiplied one by one.
+        needed: part of the operations that are done, see :func:`_needed`.
         parts: of a kernel that several ops were fused into, their work; bytes are the kernel's own.
     """
 
@@ -53,9 +81,14 @@ class Work:
     row: int = 0
     summed: int = 0
     across: bool = False
-    gathered: int = 0
-    gathered_whole: int = 0
+    gathered: tuple[Gathered, ...] = ()
+    by_matrix: bool = False
+    needed: float = 1.0
     parts: tuple[Work, ...] = ()
+
+    def matrices(self, share: float) -> float:
+        """How many output matrices a product has on a share of the extent."""
+        return self.batch if self.cut is not None else max(self.batch * share, 1.0)
 
     def sides(self, share: float) -> tuple[float, float]:
         """Rows and columns of a product's output matrix on a share of the extent."""
@@ -214,14 +247,19 @@ product's rate. In float32 from profiles of an H200 with heads of 12 and of 32 c
 _SDPA = "aten.scaled_dot_product_attention."
 
 
+def _needed(node: SizedNode) -> float:
+    """The part of its operations that an op needs: causal attention leaves half of them out."""
+    causal = node.op.startswith(_SDPA) and node.argument(5, "is_causal", False)
+    return 0.5 if causal else 1.0
+
+
 def _fused_slowdown(graph: SizedGraph, node: SizedNode) -> float | None:
     """How much longer fused attention's operations take on a GPU; None for all else."""
     if not (node.output.device.startswith("cuda") and node.op.startswith(_SDPA)):
         return None
     head = max(graph.nodes[node.refs[0][1]].output.shape[-1], 1)
     step, rate = _HEAD_STEPS.get(node.output.dtype, (1, 1.0))
-    needed = 0.5 if node.argument(5, "is_causal", False) else 1.0
-    return needed * math.ceil(head / step) * step / head / rate
+    return _needed(node) * math.ceil(head / step) * step / head / rate
 
 
 def _work(
@@ -234,13 +272,15 @@ def _work(
 ) -> Work:
     """``is_whole`` tells the arguments that every pass takes whole."""
     done, kind = flops(graph, node), kind_of(node)
-    gathered = gathered_whole = 0
+    gathered = []
     for path in gathered_arguments(graph, node):
-        size = graph.nodes[dict(node.refs)[path]].output.numel
-        if is_whole(path):
-            gathered_whole += size
-        else:
-            gathered += size if node.output.numel < size or _is_product(node) else node.output.numel
+        source = dict(node.refs)[path]
+        tensor = graph.nodes[source].output
+        size, whole_too = tensor.numel, is_whole(path)
+        if not (whole_too or _is_product(node)):
+            size = max(size, node.output.numel)  # (what is broadcast is read again)
+        nbytes = size * tensor.nbytes // max(tensor.numel, 1)
+        gathered.append(Gathered(source, size, nbytes, whole_too, is_aliased(node, tensor)))
     slowdown = _fused_slowdown(graph, node)
     matrix = _matrix(node) if slowdown is None else None
     largest = max((graph.nodes[ref].output.numel for _, ref in node.refs), default=0)
@@ -252,8 +292,9 @@ def _work(
         row=row_of(node, kind),
         summed=int(done / 2 / max(node.output.numel, 1)) if matrix else 0,
         across=is_across(graph, node),
-        gathered=gathered,
-        gathered_whole=gathered_whole,
+        gathered=tuple(gathered),
+        by_matrix=is_by_matrix(graph, node),
+        needed=_needed(node),
     )  # fmt: skip
 
 

@@ -172,11 +172,12 @@ class Search:
     def predicted_s(self, length: int, plan: Plan | None) -> float:
         """The roofline's seconds of a plan, or of the unchunked model, at a length."""
         analysis = self.sized.analysis(length)
-        total = analysis.unchunked_s
-        if plan is not None:
-            known = {item.form: item for item in analysis.space.classes}
-            for choice in plan.choices:
-                item = known.get(choice_form(choice))
-                if item is not None and (item.inner or choice.chunk_size < item.extent):
-                    total += analysis.extra_seconds(item, chosen_size(choice))
-        return total
+        if plan is None:
+            return analysis.unchunked_s
+        known = {item.form: item for item in analysis.space.classes}
+        setting = []
+        for choice in plan.choices:
+            item = known.get(choice_form(choice))
+            if item is not None and (item.inner or choice.chunk_size < item.extent):
+                setting.append((item, chosen_size(choice)))
+        return analysis.unchunked_s + analysis.selector.extra_seconds(tuple(setting))

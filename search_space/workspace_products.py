@@ -68,6 +68,13 @@ def is_multiplied_in_place(layout: Layout, batch: Sequence[int]) -> bool:
     return folded is not None and _is_plain(folded, False)
 
 
+def is_copied_by_matrix(layout: Layout, batch: Sequence[int]) -> bool:
+    """Whether a single-precision product of a batch on a CPU copies this argument matrix by matrix,
+    and multiplies them one by one; see :func:`_folded_copy`."""
+    folded = _folded(layout, batch)
+    return folded is not None and not _is_plain(folded, False)
+
+
 def _matrix_copy(call: Call, operand: Operand, batch: Sequence[int]) -> int:
     """Bytes that batched matrix multiplication copies of one argument of rank at least 2."""
     folded = _folded(operand.layout, batch)

@@ -50,8 +50,12 @@ class Tiny:
 
     def find(self, op: str) -> int:
         """The place of the one node whose op starts so."""
-        (found,) = (node.index for node in self.ops if node.op.startswith(op))
+        (found,) = self.find_all(op)
         return found
+
+    def find_all(self, op: str) -> tuple[int, ...]:
+        """The places of the nodes whose ops start so."""
+        return tuple(node.index for node in self.ops if node.op.startswith(op))
 
     def module(self, choices: Sequence[Choice] = ()) -> torch.fx.GraphModule:
         """The model rewritten with these choices; takes the tensors among ``args``."""

@@ -9,11 +9,11 @@ from functools import cache
 import numpy as np
 
 from cost_models.base import Sample
-from cost_models.ceilings import default_ceilings
 from cost_models.features import Features, loop_features
 from search_space.candidates import find_classes
 from search_space.liveness import MemoryModel
 from search_space.space import chunk_grid
+from tests.cost_models.made_rates import PLAIN
 from tests.tiny import tiny_model
 
 Truth = Callable[[Features], float]
@@ -29,7 +29,7 @@ def memory_at(length: int) -> MemoryModel:
 def real_features(length: int) -> tuple[tuple[str, Features], ...]:
     """Of all classes of tiny GPT-2 and all their chunk sizes, with the class's key."""
     memory = memory_at(length)
-    ceilings = default_ceilings("cpu")
+    ceilings = PLAIN
     return tuple(
         (item.key, loop_features(memory, item.loops[0], size, ceilings))
         for item in find_classes(memory)

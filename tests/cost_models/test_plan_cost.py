@@ -8,7 +8,6 @@ from dataclasses import FrozenInstanceError
 import pytest
 
 from cost_models.base import CostModel, Estimate
-from cost_models.ceilings import default_ceilings
 from cost_models.features import loop_features
 from cost_models.macro_micro import MacroMicro
 from cost_models.plans import PlanCost
@@ -18,11 +17,11 @@ from search_space.classes import RegionClass
 from search_space.plan import Choice, Plan
 from search_space.space import SearchSpace, make_plan
 from tests.cost_models.made_pairs import pair_of
+from tests.cost_models.made_rates import PLAIN as CPU
 from tests.tiny import Tiny
 
 UNCHUNKED_MS = 40.0
 WHOLE_MS = 0.5
-CPU = default_ceilings("cpu")
 
 
 @pytest.fixture(scope="module")

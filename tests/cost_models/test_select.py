@@ -11,7 +11,6 @@ from random import Random
 import pytest
 import torch
 
-from cost_models.ceilings import default_ceilings
 from cost_models.select import Cost, Selected, Selector
 from cost_models.times import graph_seconds, loop_seconds
 from experiments.subjects import gpt2
@@ -20,9 +19,8 @@ from search_space.classes import RegionClass
 from search_space.errors import BudgetError, CyclicPlan
 from search_space.plan import Choice, Plan
 from search_space.space import SearchSpace, make_plan, overlap
+from tests.cost_models.made_rates import PLAIN as CPU
 from tests.tiny import analysed
-
-CPU = default_ceilings("cpu")
 
 
 def by_roofline(item: RegionClass, chunk_size: int) -> float:
@@ -343,3 +341,21 @@ def test_regions_on_two_dimensions_follow_each_other() -> None:
         tiny.memory.profile([item.choice(1)]).peak_bytes for item in found.classes
     ]
     assert chosen.peak_bytes < 0.5 * min(singly)
+
+
+def test_descents_go_by_their_own_price(space: SearchSpace) -> None:
+    asked: list[str] = []
+
+    def descent(item: RegionClass, size: int) -> float:
+        asked.append(item.key)
+        return by_roofline(item, size)
+
+    def cost(item: RegionClass, size: int) -> float:
+        return 7.0 * by_roofline(item, size)
+
+    plain, guided = Selector(space, by_roofline), Selector(space, cost, descent=descent)
+    for budget in budgets(plain, 4):
+        one, other = plain.within(budget), guided.within(budget)
+        assert one.plan == other.plan
+        assert other.extra_s == pytest.approx(7 * one.extra_s)
+    assert asked

@@ -14,13 +14,13 @@ import pytest
 
 from cost_models.base import Sample
 from cost_models.card import make_card
-from cost_models.ceilings import default_ceilings
 from cost_models.create import KINDS, create
 from cost_models.stored import StoredModel, joined, read_model, write_model
 from cost_models.times import Parts
 from cost_models.whole_times import Unchunked
 from search_space.errors import ModelFileError
 from tests.cost_models.made_features import drawn_features
+from tests.cost_models.made_rates import PLAIN
 
 
 def made_samples(count: int = 60, model: str = "m") -> list[Sample]:
@@ -37,7 +37,7 @@ def stored(kind: str, samples: list[Sample]) -> StoredModel:
     (model,) = create(kind, 3)
     card = make_card(create("roofline"), samples, device="a device")
     return StoredModel(
-        "a device", default_ceilings("cpu"), model.fit(samples), tuple(samples),
+        "a device", PLAIN, model.fit(samples), tuple(samples),
         (Unchunked("m", 64, Parts(0.001, 0.007, 0.002), 12.5),), card,
     )  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any
@@ -12,8 +13,9 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from cost_models.ceilings import Ceilings, default_ceilings, filling_of
-from cost_models.times import graph_seconds, loop_seconds, op_seconds, prudent_extra_seconds
+from cost_models.assumed import default_ceilings
+from cost_models.ceilings import Ceilings, filling_of
+from cost_models.times import UNSEEN, extra_seconds, graph_seconds, loop_seconds, op_seconds
 from cost_models.work import loop_work, node_work, product_dtype
 from search_space.candidates import find_classes
 from search_space.classes import RegionClass
@@ -21,9 +23,10 @@ from search_space.graph import SizedGraph
 from search_space.plan import Region
 from search_space.regions import Loop, resolve
 from tests.cost_models.made_features import memory_at
+from tests.cost_models.made_rates import PLAIN as CPU
+from tests.cost_models.made_rates import RATES
 from tests.tiny import EVERYTHING, Function, Tiny, analysed
 
-CPU = default_ceilings("cpu")
 ENDLESS = 1e30
 
 Op = Callable[..., torch.Tensor]
@@ -189,7 +192,7 @@ def test_launches_are_paid_in_every_pass(loops: list[Loop]) -> None:
 def test_operations_are_the_same_however_ragged_the_chunks(loops: list[Loop]) -> None:
     computing = Ceilings(ENDLESS, ENDLESS, 2**20, 1e9, 1e-30, 0.0)
     for loop in loops:
-        expected = sum(work.flops for work in loop_work(loop)) / 1e9
+        expected = sum(work.slowdown * work.flops for work in loop_work(loop)) / 1e9
         for size in range(1, loop.extent + 1):
             assert loop_seconds(loop, size, computing) == pytest.approx(expected, rel=1e-9)
 
@@ -217,11 +220,39 @@ def test_prudence_counts_no_promised_gain(loops: list[Loop]) -> None:
     for loop in loops:
         whole = loop_seconds(loop, loop.extent, CPU)
         item = RegionClass("", (loop,), 0, 0)
-        assert prudent_extra_seconds(item, loop.extent, CPU) == 0.0
+        assert extra_seconds(item, loop.extent, CPU) == 0.0
         for size in range(1, loop.extent):
-            extra = prudent_extra_seconds(item, size, CPU)
+            extra = extra_seconds(item, size, CPU)
             assert extra > 0
             assert extra > loop_seconds(loop, size, CPU) - whole
+
+
+def test_gains_count_where_it_is_known_what_ops_cost(loops: list[Loop]) -> None:
+    gains = []
+    costly = replace(RATES, bandwidth=((1e3, 1e11), (1e5, 1e6)))
+    measured = replace(CPU, rates=costly)
+    for loop in loops:
+        item = RegionClass("", (loop,), 0, 0)
+        whole = loop_seconds(loop, loop.extent, measured)
+        for size in range(1, loop.extent):
+            longer = loop_seconds(loop, size, measured) - whole
+            passes = math.log2(loop.passes(size))
+            told = extra_seconds(item, size, measured)
+            # (what storing takes beyond single passes comes on top)
+            assert told >= longer + UNSEEN * whole * passes - 1e-12
+            gains.append(told)
+    assert min(gains) < 0 < max(gains)
+
+
+def test_an_output_takes_fresh_pages_however_small_the_chunks() -> None:
+    side = 4096
+    tiny = analysed(Function(torch.relu), tensors((8, 8)))
+    graph = tiny.captured.graph
+    sized = graph.at(graph.bind(((side, side),)))
+    loop = resolve(sized, Region((tiny.find("aten.relu"),), (0,)))
+    item = RegionClass("", (loop,), 0, 0)
+    for size in (1, 64, side // 2):
+        assert extra_seconds(item, size, default_ceilings("cpu")) > 0
 
 
 def test_a_longer_graph_takes_longer() -> None:
@@ -294,7 +325,7 @@ def test_what_a_gpu_is_assumed_to_do_depends_on_the_dtype() -> None:
     single, half = default_ceilings("cuda"), default_ceilings("cuda", "bfloat16")
     assert half.matmul_flops_per_s == 10 * single.matmul_flops_per_s
     assert default_ceilings("cuda", "float16") == half
-    assert default_ceilings("cpu", "bfloat16") == CPU
+    assert default_ceilings("cpu", "bfloat16") == default_ceilings("cpu")
 
 
 def test_a_graphs_dtype_is_that_of_most_of_its_products() -> None:

@@ -9,8 +9,7 @@ from itertools import islice
 import pytest
 import torch
 
-from cost_models.ceilings import default_ceilings
-from cost_models.times import class_passes, class_seconds, prudent_extra_seconds
+from cost_models.times import class_passes, class_seconds, extra_seconds
 from search_space.body import body_memory, whole_memory
 from search_space.candidates import find_classes, same_classes
 from search_space.classes import RegionClass, choice_form, chosen_size, class_key
@@ -20,10 +19,9 @@ from search_space.liveness import MemoryModel, pass_lengths
 from search_space.nested import NestLimits, with_nested
 from search_space.plan import Choice, decode_plan, encode_plan
 from search_space.space import SearchSpace, chunk_grid
+from tests.cost_models.made_rates import PLAIN as CPU
 from tests.tiny import EVERYTHING, Function, Tiny, analysed
 from tuner.measure.cpu import CpuBackend
-
-CPU = default_ceilings("cpu")
 
 
 class Attention(torch.nn.Module):
@@ -194,7 +192,7 @@ def test_inner_loops_cost_time() -> None:
         outer = RegionClass("", item.loops, 0, 0)
         assert class_passes(item, 1) > class_passes(outer, item.outer_size)
         assert class_seconds(item, 1, CPU) > class_seconds(outer, item.outer_size, CPU)
-        assert prudent_extra_seconds(item, 1, CPU) > prudent_extra_seconds(item, 2, CPU) > 0
+        assert extra_seconds(item, 1, CPU) > extra_seconds(item, 2, CPU) > 0
 
 
 def test_nothing_is_nested_where_small_chunks_are_small_already() -> None:

@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cost_models.base import CostModel, Estimate
-from cost_models.ceilings import default_ceilings
 from cost_models.features import Features
 from cost_models.plans import PlanCost
 from search_space.candidates import find_classes
 from search_space.plan import Plan
 from search_space.space import SearchSpace
+from tests.cost_models.made_rates import PLAIN
 from tests.tiny import Tiny
 from tuner.config import SAMPLERS, SearchConfig
 from tuner.search.acquire import LOOP_SHARE, Known, worth_running
@@ -63,7 +63,7 @@ def space(tiny_gpt2: Tiny) -> SearchSpace:
 def cost(space: SearchSpace, model: CostModel) -> PlanCost:
     whole = {item.key: 1.5 + 0.4 * k for k, item in enumerate(space.classes)}
     return PlanCost(
-        space.memory, space.classes, model, default_ceilings("cpu"), UNCHUNKED_MS, whole
+        space.memory, space.classes, model, PLAIN, UNCHUNKED_MS, whole
     )
 
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from cost_models.ceilings import Ceilings, default_ceilings
+from cost_models.assumed import default_ceilings
+from cost_models.ceilings import Ceilings
 from search_space.budget import Budget, parse_budget
 from search_space.graph import Graph
 from tuner import apply
@@ -113,7 +114,7 @@ def test_loops_that_the_budget_asks_for_are_counted(monkeypatch: pytest.MonkeyPa
 
 
 def test_what_cannot_be_clearly_faster_is_not_searched(monkeypatch: pytest.MonkeyPatch) -> None:
-    fused, written = forms_of(8, "cpu")
+    fused, written = forms_of(8, "cpu", replace(default_ceilings("cpu"), rates=None))
 
     def never(analysis: Analysis, limit_bytes: int) -> None:
         raise AssertionError("a form is searched that cannot be faster")
@@ -121,6 +122,21 @@ def test_what_cannot_be_clearly_faster_is_not_searched(monkeypatch: pytest.Monke
     monkeypatch.setattr("tuner.runtime.choose_form.at_hand", never)
     chosen = fused_within(fused, peak_of(fused))
     assert quickest(fused, chosen, [written]) == (fused, chosen)
+
+
+def test_gains_of_loops_count_where_it_is_known_what_ops_cost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fused, written = forms_of(8, "cpu")
+    slower = fused.analysis.unchunked_s
+    written.analysis.__dict__["unchunked_s"] = 1.5 * slower  # (cached, as it would be)
+    chosen = fused_within(fused, peak_of(fused))
+    looped = at_hand(written.analysis, peak_of(written))
+    assert looped is not None
+    for share, best in ((0.94, written), (0.96, fused)):
+        told = replace(looped, extra_s=(share - 1.5) * slower)
+        monkeypatch.setattr("tuner.runtime.choose_form.at_hand", lambda *_, told=told: told)
+        assert quickest(fused, chosen, [written])[0] is best
 
 
 def test_a_form_that_cannot_meet_the_budget_is_passed_over() -> None:

@@ -12,7 +12,16 @@ from torch import Tensor
 from torch.nn import functional
 
 from cost_models.curve import Curve, value_at
-from cost_models.kinds import COMPARISON, CONVOLUTION, LAYER_NORM, PLAIN, SOFTMAX, VIEW
+from cost_models.kinds import (
+    ADDMM,
+    ATTENTION,
+    COMPARISON,
+    CONVOLUTION,
+    LAYER_NORM,
+    PLAIN,
+    SOFTMAX,
+    VIEW,
+)
 from cost_models.rates import OpRate, Rates
 from tuner.measure.fastest import fastest
 from tuner.measure.protocol import Backend
@@ -26,19 +35,26 @@ _SQUARE = (256, 256)
 _ROWS = ((1024, 64), (64, 1024))
 """Rows and their length, in two shapes that tell a row's cost from an element's."""
 
-_ACROSS = (88, 88, 64)
-"""A tensor whose last dimension is made the first, as between channels and positions."""
+_GATHERED, _APART = (64, 128, 256, 384), 64
+"""Sides of square tensors of so many channels, whose last dimension is made the first, as between
+channels and positions: with both sides in order, and with neighbours multiples of a page apart."""
 
 _MOVED = tuple(2**exponent for exponent in range(19, 27))
 """Bytes read and written by an op, from a core's cache to far beyond all."""
+
+_KEPT = 2.0**25
+"""Ops that read and write no more find their output on pages that they had before."""
 
 _ALIVE, _MOST_ALIVE = 7, 2**27
 """An op in a model finds its argument where the op before has left it, and takes memory that some
 ops before have freed: so many tensors are kept alive, of so many bytes at most."""
 
 _SIDES = (1, 4, 8, 16, 32, 64, 256)
-_SIDE, _BATCH = 512, 4
-"""Narrow sides of products, and the length of the others."""
+_SIDE, _BATCH, _ALONE = 512, 4, 768
+"""Narrow sides of products, the length of the others, and that of a matrix alone."""
+
+_QUERIES, _HEADS, _HEAD = (1, 4, 16, 64, 256, 1024), 4, 64
+"""Of fused attention, with as many keys as the most queries."""
 
 _CHANNELS, _IMAGES = 64, (2, 4, 8, 16, 32)
 """Of convolutions, and the sides of their images."""
@@ -86,14 +102,16 @@ def measure_rates(backend: Backend, dtype: torch.dtype, flops_per_s: float) -> R
     """
     launch = _launches(backend, dtype)
     bench = _Bench(backend, dtype, launch, _bandwidth(backend, dtype, launch[PLAIN]))
-    across = bench.tensor(_ACROSS)
-    gathered = bench.fastest({"gather": (2, lambda: across.permute(2, 0, 1).contiguous())})
-    gather_s = bench.beside(gathered["gather"], PLAIN, 2 * across.nbytes) / across.numel()
+    gather, aliased = (_gather(bench, order) for order in ((2, 0, 1), (2, 1, 0)))
     return Rates(
         bench.bandwidth,
         **_narrow(bench, flops_per_s),
-        convolution=_convolution(bench, gather_s),
-        gather_s=gather_s,
+        alone=_alone(bench, flops_per_s),
+        attention=_attention(bench, flops_per_s),
+        convolution=_convolution(bench, gather),
+        gather_s=gather[0][1],
+        gather=gather,
+        aliased=aliased,
         ops={**{kind: OpRate(seconds) for kind, seconds in launch.items()}, **_costs(bench)},
     )
 
@@ -148,7 +166,8 @@ def _launches(backend: Backend, dtype: torch.dtype) -> dict[str, float]:
         "matmul": lambda: square @ square,
         "bmm": lambda: torch.bmm(square, square),
         "baddbmm": lambda: torch.baddbmm(square, square, square),
-        "addmm": lambda: torch.addmm(square[0], square[0], square[0]),
+        ADDMM: lambda: torch.addmm(square[0], square[0], square[0]),
+        ATTENTION: lambda: functional.scaled_dot_product_attention(square, square, square),
     }
     calls = {
         PLAIN: (50, lambda: x + 1),
@@ -221,10 +240,58 @@ def _narrow(bench: _Bench, flops_per_s: float) -> dict[str, Curve]:
     return {name: tuple(found) for name, found in points.items()}
 
 
-def _convolution(bench: _Bench, gather_s: float) -> Curve:
+def _alone(bench: _Bench, flops_per_s: float) -> Curve:
+    """How much longer a product of few rows takes with a single matrix."""
+    matrix = bench.tensor((_ALONE, _ALONE))
+    rows = [bench.tensor((side, _ALONE)) for side in _SIDES]
+    timed = bench.fastest({
+        str(place): (2, partial(torch.addmm, matrix[0], one, matrix))
+        for place, one in enumerate(rows)
+    })  # fmt: skip
+    points = []
+    for one, seconds in zip(rows, timed.values(), strict=True):
+        least = 2.0 * one.numel() * _ALONE / flops_per_s
+        own = bench.beside(seconds, ADDMM, 2 * one.nbytes + matrix.nbytes)
+        points.append((float(len(one)), max(own, _LEAST * seconds, least) / least))
+    return tuple(points)
+
+
+def _attention(bench: _Bench, flops_per_s: float) -> Curve:
+    """How much longer fused attention takes than its products, by how many queries there are."""
+    keys = bench.tensor((1, _HEADS, _QUERIES[-1], _HEAD))
+    queries = [keys[:, :, :count] for count in _QUERIES]
+    timed = bench.fastest({
+        str(place): (1, partial(functional.scaled_dot_product_attention, one, keys, keys))
+        for place, one in enumerate(queries)
+    })  # fmt: skip
+    points = []
+    for one, seconds in zip(queries, timed.values(), strict=True):
+        least = 4.0 * one.numel() * _QUERIES[-1] / flops_per_s
+        own = bench.beside(seconds, ATTENTION, 2 * one.nbytes + 2 * keys.nbytes)
+        points.append((float(one.shape[2]), max(own, _LEAST * seconds, least) / least))
+    return tuple(points)
+
+
+def _gather(bench: _Bench, order: tuple[int, ...]) -> Curve:
+    """Seconds of an element that is read in another order, by the bytes of all of them."""
+    tensors = [bench.tensor((side, side, _APART)) for side in _GATHERED]
+    moved = [one.permute(order) for one in tensors]
+    timed = bench.fastest({
+        str(place): (1, partial(torch.empty(one.shape, dtype=one.dtype).copy_, one))
+        for place, one in enumerate(moved)
+    })  # fmt: skip
+    points = []
+    for one, seconds in zip(tensors, timed.values(), strict=True):
+        # (the output is there already: none of it lies on fresh pages, as what large ops give does)
+        moving_s = 2 * one.nbytes / value_at(bench.bandwidth, min(2.0 * one.nbytes, _KEPT))
+        points.append((float(one.nbytes), max(seconds - moving_s, _LEAST * seconds) / one.numel()))
+    return tuple(points)
+
+
+def _convolution(bench: _Bench, gather: Curve) -> Curve:
     """Operations per second of convolutions, by how many there are."""
     weight = bench.tensor((_CHANNELS, _CHANNELS, 3, 3))
-    gathered_s = gather_s * weight.numel()
+    gathered_s = value_at(gather, weight.nbytes) * weight.numel()
     images = [bench.tensor((1, _CHANNELS, side, side)) for side in _IMAGES]
     timed = bench.fastest({
         str(place): (2, partial(functional.conv2d, image, weight, padding=1))

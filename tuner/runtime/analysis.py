@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 
-from cost_models.ceilings import Ceilings, default_ceilings
+from cost_models.assumed import default_ceilings
+from cost_models.ceilings import Ceilings
+from cost_models.relief import relief_seconds
 from cost_models.select import Selector
-from cost_models.times import graph_seconds, prudent_extra_seconds
+from cost_models.times import extra_seconds, graph_seconds
 from cost_models.work import product_dtype
 from search_space.candidates import find_classes
 from search_space.classes import RegionClass
@@ -38,10 +40,21 @@ class Analysis:
 
     @classmethod
     def unmeasured(
-        cls, graph: Graph, bindings: Mapping[str, int], probe: Probe | None = None
+        cls,
+        graph: Graph,
+        bindings: Mapping[str, int],
+        probe: Probe | None = None,
+        *,
+        compiled: bool = False,
     ) -> Analysis:
-        """With the ceilings to assume for the graph's kind of device and dtype."""
-        return cls(graph, bindings, default_ceilings(graph.device, product_dtype(graph)), probe)
+        """With the ceilings to assume for the graph's kind of device and dtype.
+
+        Args:
+            compiled: whether plans will run compiled. The rates of kinds of op, and what chunks
+                gain by them, hold for kernels that run one by one.
+        """
+        ceilings = default_ceilings(graph.device, product_dtype(graph))
+        return cls(graph, bindings, replace(ceilings, rates=None) if compiled else ceilings, probe)
 
     @cached_property
     def sized(self) -> SizedGraph:
@@ -64,14 +77,24 @@ class Analysis:
     @cached_property
     def selector(self) -> Selector:
         """Selects plans by the roofline."""
-        return Selector(self.space, self.extra_seconds)
+        if self.ceilings.rates is None:
+            return Selector(self.space, self.extra_seconds)
+        return Selector(
+            self.space,
+            self.extra_seconds,
+            partial(relief_seconds, ceilings=self.ceilings),
+            self._prudent_seconds,
+        )
 
-    @property
-    def extra_seconds(self) -> Callable[[RegionClass, int], float]:
+    def extra_seconds(self, item: RegionClass, chunk_size: int) -> float:
         """How much longer all occurrences of a class take in chunks, by the roofline."""
+        return len(item.loops) * extra_seconds(item, chunk_size, self.ceilings)
 
-        def extra(item: RegionClass, chunk_size: int) -> float:
-            once = prudent_extra_seconds(item, chunk_size, self.ceilings)
-            return len(item.loops) * once
+    def _prudent_seconds(self, item: RegionClass, chunk_size: int) -> float:
+        """The same by the plain roofline, which counts no gains and prefers few passes: what leads
+        to plans that are low and cheap, of which the measured rates then tell the fastest."""
+        return len(item.loops) * extra_seconds(item, chunk_size, self._plain)
 
-        return extra
+    @cached_property
+    def _plain(self) -> Ceilings:
+        return replace(self.ceilings, rates=None)

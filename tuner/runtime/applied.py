@@ -171,9 +171,12 @@ class Applied(torch.nn.Module):
             if known is not None:  # another thread was here first
                 return known
             forms = [
-                Form(one, Analysis.unmeasured(one.captured.graph, one.bindings, self._probe))
+                Form(one, Analysis.unmeasured(
+                    one.captured.graph, one.bindings, self._probe,
+                    compiled=bool(self._wish.compile),
+                ))
                 for one in self._located(args, kwargs)
-            ]
+            ]  # fmt: skip
             serving = self._serve(forms, args, kwargs)
             for form in forms:
                 form.analysis.memory.forget()

@@ -217,8 +217,9 @@ class Workshop:
         key = graph_key(located)
         if key not in self._analyses:
             self._analyses[key] = Analysis.unmeasured(
-                located.captured.graph, located.bindings, self._probe
-            )
+                located.captured.graph, located.bindings, self._probe,
+                compiled=self._all_compiled,
+            )  # fmt: skip
         return self._analyses[key]
 
     def compiles(self, plan: Plan) -> bool:
