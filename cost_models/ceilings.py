@@ -27,8 +27,8 @@ class Ceilings:
             what they load.
         filling: elements that a matrix product's output must have to keep all of the device busy,
             see :func:`filling_of`; 0 where few cores share the work.
-        rates: what kinds of op were measured to cost; None where the figures above are all that is
-            known (on GPUs).
+        rates: what kinds of op were measured, or are assumed, to cost; None where the figures above
+            are all that is known (on GPUs).
     """
 
     copy_bytes_per_s: float

@@ -26,9 +26,9 @@ def put_in_order(item: RegionClass) -> frozenset[int]:
 def relief_seconds(item: RegionClass, size: int, ceilings: Ceilings) -> Mapping[int, float]:
     """How much less all occurrences of a class take in chunks where a node from outside lies in
     order instead of across it, by node; of nested classes nothing is told."""
-    found: dict[int, float] = defaultdict(float)
     if item.inner or ceilings.rates is None:
         return {}
+    found: dict[int, float] = defaultdict(float)
     for loop in item.loops:
         members = set(loop.region.nodes)
         shares = loop_shares(loop, size)

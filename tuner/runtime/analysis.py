@@ -92,7 +92,7 @@ class Analysis:
 
     def _prudent_seconds(self, item: RegionClass, chunk_size: int) -> float:
         """The same by the plain roofline, which counts no gains and prefers few passes: what leads
-        to plans that are low and cheap, of which the measured rates then tell the fastest."""
+        to plans that are low and cheap, of which the rates then tell the fastest."""
         return len(item.loops) * extra_seconds(item, chunk_size, self._plain)
 
     @cached_property

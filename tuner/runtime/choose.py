@@ -163,7 +163,7 @@ def using_room(analysis: Analysis, chosen: Chosen, compiled_bytes: int) -> Chose
     if not chosen.plan.choices or allowed <= limit:
         return None
     source = f"{ANALYTIC}, in the room that compiled code leaves"
-    if unchanged <= allowed and chosen.extra_s >= 0:
+    if unchanged <= allowed:
         return Chosen(make_plan(analysis.graph), source, unchanged, limit)
     found = analysis.selector.within(allowed)
     if found.plan == chosen.plan or found.extra_s > chosen.extra_s:
