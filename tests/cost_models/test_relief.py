@@ -141,31 +141,27 @@ def test_a_selector_knows_what_loops_save_each_other(tiny: Tiny) -> None:
         assert beside.extra_seconds(setting) == pytest.approx(2.0 - 0.25 * saved)
 
 
-def test_relief_adds_a_class_that_it_pays_for(tiny: Tiny) -> None:
+@pytest.mark.parametrize(("price", "added"), [(1.0, True), (3.0, False)])
+def test_relaxing_adds_a_class_that_relief_pays_for(tiny: Tiny, price: float, added: bool) -> None:
+    """What stores in order costs so much and saves another class two; that one gains a bit."""
     classes = find_classes(tiny.memory, EVERYTHING)
     space = SearchSpace(tiny.memory, classes)
-    saving = {item.key for item in classes if put_in_order(item)}
-    assert saving
+    storing = [item for item in classes if put_in_order(item)]
+    ordered = {node for item in storing for node in put_in_order(item)}
+    reading = [item for item in classes if ordered & set(relief_seconds(item, 2, CPU))]
 
-    def selected(price: float) -> set[str]:
-        """What stands in the fastest setting that begins with each class, where those that store
-        in order cost so much and save others two."""
-        selector = Selector(
-            space,
-            lambda item, size: price if item.key in saving else 1.0,
-            lambda item, size: dict.fromkeys(relief_seconds(item, size, CPU), 2.0),
-        )
-        start = next(
-            ((item, selector._grid(item)[-1]),)
-            for item in classes
-            if item.key not in saving
-            and any(
-                put_in_order(other) & set(relief_seconds(item, 2, CPU))
-                and not selector._overlap(item, other)
-                for other in classes
-            )
-        )
-        return {item.key for one in selector._relieved(start) for item, _ in one} & saving
+    def cost(item: RegionClass, size: int) -> float:
+        return price if item in storing else -0.1 if item in reading else 1.0
 
-    assert selected(1.0)
-    assert not selected(3.0)
+    def relief(item: RegionClass, size: int) -> dict[int, float]:
+        return dict.fromkeys(relief_seconds(item, size, CPU), 2.0)
+
+    selector = Selector(space, cost, relief)
+    starts = [
+        ((item, 2),) for item in reading
+        if item not in storing and any(not selector._overlap(item, one) for one in storing)
+    ]  # fmt: skip
+    assert starts
+    for start in starts:
+        relaxed = selector._relax(start, selector.unchunked_bytes)
+        assert any(item in storing for item, _ in relaxed) == added
