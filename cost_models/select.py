@@ -13,7 +13,7 @@ allows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cached_property
@@ -21,7 +21,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from cost_models.relief import put_in_order
+from cost_models.prices import Cost, Prices, Relief, Setting
 from search_space.classes import RegionClass
 from search_space.errors import BudgetError, CyclicPlan
 from search_space.floor import floor_bytes
@@ -29,15 +29,6 @@ from search_space.plan import Choice, Plan
 from search_space.space import SearchSpace, make_plan, overlap
 from search_space.storages import Profile
 
-Cost = Callable[[RegionClass, int], float]
-"""Seconds by which running a class at a chunk size differs from running it whole, all occurrences
-together; may be negative."""
-
-Relief = Callable[[RegionClass, int], Mapping[int, float]]
-"""Seconds that a class at a chunk size saves, by node, where another loop of the plan puts it in
-order; see :mod:`cost_models.relief`."""
-
-Setting = tuple[tuple[RegionClass, int], ...]
 Price = Callable[[Setting], float]
 Counts = NDArray[np.int64]
 Gains = dict[str, int]
@@ -89,12 +80,7 @@ class Selector:
         descent: Cost | None = None,
     ) -> None:
         self.space = space
-        self._cost = cost
-        self._relief = relief
-        self._descent_cost = descent
-        self._descent_costs: dict[tuple[str, int], float] = {}
-        self._costs: dict[tuple[str, int], float] = {}
-        self._reliefs: dict[tuple[str, int], Mapping[int, float]] = {}
+        self._prices = Prices(space.classes, cost, relief, descent)
         self._made: dict[tuple[str, int], Choice] = {}
         self._overlaps: dict[tuple[str, str], bool] = {}
         self._spans: dict[str, tuple[Counts, Counts]] = {}
@@ -135,7 +121,7 @@ class Selector:
             setting = self._least
         else:
             most = (slowdown - 1) * unchunked_s
-            found = [self._lowest_setting(price, most) for price in (self._descent_price, None)]
+            found = [self._lowest_setting(price, most) for price in (self._prices.descent, None)]
             setting = min(found, key=lambda s: (self._peak(s), self.extra_seconds(s)))
         return self._selected(self._relax(setting, self._peak(setting)))
 
@@ -154,7 +140,7 @@ class Selector:
     def _least(self) -> Setting:
         """The lowest peak that is found at any price. What can be met must not depend on the cost,
         so that one of the descents looks at bytes alone, and one prefers wide chunks."""
-        prices = (None, self._descent_price, self._narrowness)
+        prices = (None, self._prices.descent, self._narrowness)
         least = min((self._lowest_setting(price, None) for price in prices), key=self._peak)
         # the floor that an error names is one below which `within` finds nothing
         while lower := self._fitting(self._peak(least) - 1):
@@ -165,7 +151,7 @@ class Selector:
         """Settings within a budget, straight from the unchunked model."""
         if budget_bytes < self.floor_bytes:
             return []
-        found = [self._descend((), budget_bytes, price) for price in (self._descent_price, None)]
+        found = [self._descend((), budget_bytes, price) for price in (self._prices.descent, None)]
         return [setting for setting in found if not self._excess(setting, budget_bytes)]
 
     def _lowest_setting(self, price: Price | None, most_extra_s: float | None) -> Setting:
@@ -335,16 +321,11 @@ class Selector:
 
     def _relieved(self, setting: Setting) -> Iterator[Setting]:
         """A class added whose loops put in order what others read, where that pays for it."""
-        now = self.extra_seconds(setting)
-        wanted = {node for item, size in setting for node in self._relief_of(item, size)}
-        for other in self.space.classes if wanted else ():
-            helps = not wanted.isdisjoint(self._orders.get(other.key, ()))
-            if helps and self._beside(setting, other) == setting:
+        for other in self._prices.helpers(setting):
+            if self._beside(setting, other) == setting:
                 for size in self._grid(other):
-                    added = (*setting, (other, size))
-                    saved = now + self._cost_of(other, size) - self.extra_seconds(added)
-                    if saved > max(self._cost_of(other, size), 0.0):
-                        yield added
+                    if self._prices.pays(setting, other, size):
+                        yield (*setting, (other, size))
 
     def _plan(self, setting: Setting) -> Plan:
         choices = [self._choice(item, size) for item, size in setting]
@@ -373,56 +354,7 @@ class Selector:
 
     def extra_seconds(self, setting: Setting) -> float:
         """What choices take on top of the unchunked model, beside each other."""
-        return sum(self._each(setting))
-
-    def _descent_price(self, setting: Setting) -> float:
-        """The price of descents."""
-        if self._descent_cost is None:
-            return self.extra_seconds(setting)
-        total = 0.0
-        for item, size in setting:
-            key = (item.key, size)
-            if key not in self._descent_costs:
-                self._descent_costs[key] = self._descent_cost(item, size)
-            total += self._descent_costs[key]
-        return total
-
-    def _each(self, setting: Setting) -> Iterator[float]:
-        """What each choice of a setting costs beside the others."""
-        ordered = {
-            node: item for item, _ in setting for node in self._orders.get(item.key, ())
-        }
-        for item, size in setting:
-            cost = self._cost_of(item, size)
-            if ordered:
-                cost -= sum(
-                    seconds
-                    for node, seconds in self._relief_of(item, size).items()
-                    if node in ordered and ordered[node] is not item
-                )
-            yield cost
-
-    @cached_property
-    def _orders(self) -> Mapping[str, frozenset[int]]:
-        """What classes put in order, of those that do."""
-        if self._relief is None:
-            return {}
-        found = {item.key: put_in_order(item) for item in self.space.classes}
-        return {key: nodes for key, nodes in found.items() if nodes}
-
-    def _relief_of(self, item: RegionClass, size: int) -> Mapping[int, float]:
-        key = (item.key, size)
-        if self._relief is None or not self._orders:
-            return {}
-        if key not in self._reliefs:
-            self._reliefs[key] = self._relief(item, size)
-        return self._reliefs[key]
-
-    def _cost_of(self, item: RegionClass, size: int) -> float:
-        key = (item.key, size)
-        if key not in self._costs:
-            self._costs[key] = self._cost(item, size)
-        return self._costs[key]
+        return self._prices.extra_seconds(setting)
 
     @staticmethod
     def _narrowness(setting: Setting) -> float:

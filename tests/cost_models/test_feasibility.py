@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from cost_models.select import Price, Selector, Setting
+from cost_models.prices import Setting
+from cost_models.select import Price, Selector
 from search_space.candidates import find_classes
 from search_space.classes import RegionClass
 from search_space.errors import BudgetError

@@ -11,7 +11,8 @@ from random import Random
 import pytest
 import torch
 
-from cost_models.select import Cost, Selected, Selector
+from cost_models.prices import Cost
+from cost_models.select import Selected, Selector
 from cost_models.times import graph_seconds, loop_seconds
 from experiments.subjects import gpt2
 from search_space.candidates import find_classes
