@@ -141,9 +141,15 @@ def test_a_selector_knows_what_loops_save_each_other(tiny: Tiny) -> None:
         assert beside.extra_seconds(setting) == pytest.approx(2.0 - 0.25 * saved)
 
 
-@pytest.mark.parametrize(("price", "added"), [(1.0, True), (3.0, False)])
-def test_relaxing_adds_a_class_that_relief_pays_for(tiny: Tiny, price: float, added: bool) -> None:
-    """What stores in order costs so much and saves another class two; that one gains a bit."""
+@pytest.mark.parametrize(
+    ("price", "saved", "added"),
+    # (the last one gains by itself: nothing is added for that alone)
+    [(1.0, 2.0, True), (3.0, 2.0, False), (-1.0, 0.0, False)],
+)
+def test_relaxing_adds_a_class_that_relief_pays_for(
+    tiny: Tiny, price: float, saved: float, added: bool
+) -> None:
+    """What stores in order costs so much and saves another class so much; that one gains a bit."""
     classes = find_classes(tiny.memory, EVERYTHING)
     space = SearchSpace(tiny.memory, classes)
     storing = [item for item in classes if put_in_order(item)]
@@ -154,7 +160,7 @@ def test_relaxing_adds_a_class_that_relief_pays_for(tiny: Tiny, price: float, ad
         return price if item in storing else -0.1 if item in reading else 1.0
 
     def relief(item: RegionClass, size: int) -> dict[int, float]:
-        return dict.fromkeys(relief_seconds(item, size, CPU), 2.0)
+        return dict.fromkeys(relief_seconds(item, size, CPU), saved)
 
     selector = Selector(space, cost, relief)
     starts = [
@@ -163,5 +169,8 @@ def test_relaxing_adds_a_class_that_relief_pays_for(tiny: Tiny, price: float, ad
     ]  # fmt: skip
     assert starts
     for start in starts:
-        relaxed = selector._relax(start, selector.unchunked_bytes)
-        assert any(item in storing for item, _ in relaxed) == added
+        grown = selector._relieved(start)
+        assert any(item in storing for one in grown for item, _ in one) == added
+        if price > 0:  # (else it takes the place of another for its own gain)
+            relaxed = selector._relax(start, selector.unchunked_bytes)
+            assert any(item in storing for item, _ in relaxed) == added
