@@ -61,9 +61,10 @@ _frozen = _Frozen()
 
 
 def _caches() -> list[Cache]:
+    # By what refers to their type, since a list of all objects would hold tuples that other threads
+    # are just building, which fail with a SystemError when they find themselves held.
     kind = functools._lru_cache_wrapper
-    # (a call for each of a million objects would take longer than all the rest)
-    listed: dict[int, Cache] = {id(one): one for one in gc.get_objects() if type(one) is kind}
+    listed: dict[int, Cache] = {id(one): one for one in gc.get_referrers(kind) if _is_cache(one)}
     return [
         one
         for one in (*listed.values(), *_frozen.caches(listed))

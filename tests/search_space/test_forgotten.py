@@ -5,8 +5,11 @@ from __future__ import annotations
 import functools
 import gc
 import sys
+import threading
+import time
 import types
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -148,6 +151,37 @@ def test_unrelated_caches_keep_their_content(library: types.ModuleType) -> None:
     assert unrelated(3) == 6
     assert calls == [3]
     assert torch.equal(library.table(7), before)
+
+
+def test_threads_go_on_building_tuples() -> None:
+    """CPython lets nobody else hold a tuple that is still being built of an iterator."""
+    before = sys.getswitchinterval()
+    over = threading.Event()
+
+    def slowly() -> Iterator[int]:
+        for number in range(30):
+            time.sleep(0)
+            yield number
+
+    def builds() -> int:
+        built = 0
+        while not over.is_set():
+            built += len(tuple(slowly()))
+        return built
+
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            building = pool.submit(builds)
+            try:
+                for _ in range(5):
+                    with caches_forgotten():
+                        pass
+            finally:
+                over.set()
+            assert building.result() > 0
+    finally:
+        sys.setswitchinterval(before)
 
 
 def test_caches_are_forgotten_where_tracing_fails(library: types.ModuleType) -> None:
