@@ -24,7 +24,7 @@ import shlex
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +65,7 @@ def measure(key: str, options: argparse.Namespace, command: str) -> dict[str, An
             "do": "times", "names": good, "rounds": options.rounds, "seconds": options.seconds,
             "tolerance": options.tolerance,
         }  # fmt: skip
-        with _session(key, options, cache) as session:
+        with _session(key, options, cache, {}) as session:
             times = session.request(wanted, options.timeout + 10 * options.seconds)
     for name, row in times.pop("ways", {}).items():
         ways[name].update(row)
@@ -132,12 +132,21 @@ def _second_start(
     return seconds
 
 
-def _session(key: str, options: argparse.Namespace, cache: str) -> Isolated:
+def _session(
+    key: str, options: argparse.Namespace, cache: str, allocator: Mapping[str, str] = FIXED
+) -> Isolated:
+    """A measuring process.
+
+    Args:
+        allocator: variables of the C library's; without any, and with threads that wait as they
+            do by default, times are what a user's process takes.
+    """
     spec = {
         "key": key, "threads": options.threads, "memory_bytes": int(0.9 * available_bytes())
     }  # fmt: skip
     variables = {
-        **QUIET, **FIXED, "OMP_NUM_THREADS": str(options.threads), "TORCHINDUCTOR_CACHE_DIR": cache
+        **QUIET, **allocator, "OMP_NUM_THREADS": str(options.threads),
+        "TORCHINDUCTOR_CACHE_DIR": cache,
     }  # fmt: skip
     return Isolated(
         "experiments.rivals_session:Session", spec, log=options.log, environment=variables

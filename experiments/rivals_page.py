@@ -178,7 +178,8 @@ _HEAD = """# Beside what a user would run instead
 Peak: the resident set's high-water mark over a warm call, beyond what was there before, with a
 fixed mmap threshold; one process a row, the same for all. The allocator's own count stands beside
 it. (Room that was freed within the heap is taken before: pages of tensors that the C library puts
-there stay when those are freed.) Time: process CPU time, all rows in turns in one process, medians.
+there stay when those are freed.) Time: process CPU time, all rows in turns in one process, medians;
+allocator and waiting threads as they are by default, as in a user's process.
 `ours SHARE` is `apply(model, args, memory_budget=SHARE)`, analytic, nothing tuned; `compiled` adds
 `compile=True`.
 Cold: seconds until the first result with nothing cached, from the model's construction on. Warm:

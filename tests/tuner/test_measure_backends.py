@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple
 from functools import partial
 from typing import Any
@@ -18,7 +21,7 @@ import torch
 from search_space.errors import ConfigError
 from tuner.measure.backends import backend_for, resolve_device
 from tuner.measure.ceilings import measure_ceilings
-from tuner.measure.cpu import CpuBackend
+from tuner.measure.cpu import CpuBackend, cpu_seconds
 from tuner.measure.cuda import CudaBackend
 from tuner.measure.protocol import CONTENDED, Backend
 
@@ -146,6 +149,31 @@ def test_a_call_takes_time_and_its_result_is_dropped(backend: Backend) -> None:
     assert 0 < decisive < math.inf
     assert 0 < wall < math.inf
     assert ran == [1]
+
+
+def test_threads_that_run_are_counted_up_to_now() -> None:
+    """The system adds up what a running thread has spent a few times in ten milliseconds."""
+    block_of_data = bytes(2**20)
+    over = threading.Event()
+
+    def works() -> None:
+        while not over.is_set():
+            hashlib.sha256(block_of_data)  # (without the interpreter's lock)
+
+    grown = 0
+    with ThreadPoolExecutor(1) as pool:
+        working = pool.submit(works)
+        try:
+            before = -math.inf
+            for _ in range(1000):
+                others = cpu_seconds() - time.thread_time()
+                grown += others > before + 2e-5
+                before = others
+                time.sleep(1e-4)
+        finally:
+            over.set()
+        working.result()
+    assert grown >= 400  # (the other half of the time something else may have had its core)
 
 
 def test_running_out_of_memory_is_recognised(backend: Backend) -> None:

@@ -1,9 +1,9 @@
 """Variables for a process that measures, to be set before torch is loaded."""
 
-QUIET = {"OMP_WAIT_POLICY": "PASSIVE", "KINETO_LOG_LEVEL": "99"}
-"""A thread that waits must sleep: by default it spins, and where the neighbours' load takes a core
-away its CPU time then shows that load, not the plan (on a contended machine with two cores,
-products of 16 rows took five times as long). The profiler's remarks are of no use."""
+QUIET = {"KINETO_LOG_LEVEL": "99"}
+"""The profiler's remarks are of no use. How threads wait is left as it is where plans will serve:
+threads that sleep between ops take so long to wake that many small ops look several times slower
+than they are."""
 
 KEEPING = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**32)}
 """The GNU C library's allocator then gives nothing back to the system. Read when a process starts.
