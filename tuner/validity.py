@@ -77,6 +77,7 @@ RULES: Mapping[str, Callable[[str, str], Verdict]] = {
     "capability": _at_worst(Verdict.COMPATIBLE),
     "tf32": _at_worst(Verdict.COMPATIBLE),
     "threads": _at_worst(Verdict.COMPATIBLE),
+    "wait_policy": _at_worst(Verdict.COMPATIBLE),
 }
 """What of the environment matters, and how: from what an entry says and what is here."""
 

@@ -17,7 +17,7 @@ from tuner.validity import Verdict, doubts, judge
 
 HERE = {
     "device": "cuda", "device_name": "H", "torch": "2.13.0+cu130", "cuda": "13.0", "tf32": "False",
-    "python": "3.12.1",
+    "python": "3.12.1", "wait_policy": "default",
 }  # fmt: skip
 
 
@@ -36,6 +36,7 @@ def file(name: str = "H", path: str = "a.yaml", **changes: str) -> ModelFile:
         ("A", {}, Verdict.COMPATIBLE, "device_name 'A', here 'H'"),
         ("H", {"cuda": "12.8"}, Verdict.COMPATIBLE, "cuda"),
         ("H", {"tf32": "True"}, Verdict.COMPATIBLE, "tf32"),
+        ("H", {"wait_policy": "PASSIVE"}, Verdict.COMPATIBLE, "wait_policy 'PASSIVE'"),
         ("H", {"torch": "2.12.0"}, Verdict.STALE, "torch '2.12.0', here '2.13.0+cu130'"),
         ("H", {"torch": "3.13.0"}, Verdict.STALE, "torch"),
         ("H", {"device": "cpu"}, Verdict.INVALID, "device 'cpu', here 'cuda'"),

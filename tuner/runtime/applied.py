@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Self
@@ -37,6 +36,7 @@ from tuner.runtime.choose_form import Form, quickest
 from tuner.runtime.compiled import Compiler, CompileReport
 from tuner.runtime.compiled_run import apart, explain_compiled, known_peak, try_compiled
 from tuner.runtime.explain import explain_plan, module_code
+from tuner.runtime.gate import GATE
 from tuner.runtime.generate import generate, with_weights_of
 from tuner.runtime.kernels import Forms
 from tuner.runtime.lookup import device_of
@@ -79,7 +79,6 @@ class Applied(torch.nn.Module):
         self._last: Serving | None = None
         self._probe = Prober()
         self._example_bytes = 0  # what the plan of the first inputs takes
-        self._lock = threading.RLock()
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the model.
@@ -166,7 +165,7 @@ class Applied(torch.nn.Module):
         if self.model.training:
             raise CaptureError("the model is in training mode; call model.eval() first")
         # (tensors made in inference mode cannot be traced, but what is traced may run there)
-        with self._lock, torch.inference_mode(False):
+        with GATE.preparing(), torch.inference_mode(False):
             known = self._serving.get(key)
             if known is not None:  # another thread was here first
                 return known
@@ -213,7 +212,7 @@ class Applied(torch.nn.Module):
 
         @functools.cache
         def eager_peak() -> int:
-            with unchanged(self.model):
+            with GATE.tracing(), unchanged(self.model):
                 return eager_or_captured_peak(self.model, first.analysis, args, kwargs)
 
         first, *others = forms
@@ -315,7 +314,7 @@ class Applied(torch.nn.Module):
         def move(prepared: Prepared) -> Prepared:
             return replace(prepared, module=with_weights_of(prepared.module, model))
 
-        with self._lock:
+        with GATE.preparing():
             for key, serving in self._serving.items():
                 made._serving[key] = serving.moved(move)
                 if serving is self._last:

@@ -21,6 +21,7 @@ from tuner.runtime.choose import Chosen
 from tuner.runtime.compiled import Compiler
 from tuner.runtime.compiled_run import Tried, try_compiled
 from tuner.runtime.equal_blocks import Attribute, differing_attributes, skeleton, watch_reads
+from tuner.runtime.gate import GATE
 from tuner.runtime.generate import generate, with_weights_of
 from tuner.runtime.replaced import Replaced
 from tuner.runtime.signature import autocast_state, layout
@@ -145,7 +146,11 @@ class Family:
         watched = frozenset[Attribute]().union(
             *(self._differ(target, other) for other in self.members)
         )
-        with target.replaced.bare() as module, watch_reads(module, watched) as reads:
+        with (
+            GATE.tracing(),
+            target.replaced.bare() as module,
+            watch_reads(module, watched) as reads,
+        ):
             made = capture(module, args, kwargs)
         self._kept.append(_Kept(key, made, target, frozenset(reads)))
         return locate_in(made, leaves)

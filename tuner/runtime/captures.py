@@ -11,6 +11,7 @@ from torch.utils import _pytree as pytree
 
 from search_space.capture import Capture, capture
 from search_space.errors import UnsupportedSizes
+from tuner.runtime.gate import GATE
 from tuner.runtime.kernels import with_rewrites
 from tuner.runtime.signature import Witness, autocast_state, layout
 
@@ -68,9 +69,9 @@ class Captures:
                 return locate_in(kept, leaves)
             except UnsupportedSizes:
                 continue
-        with torch.no_grad():
+        with GATE.tracing(), torch.no_grad():
             plain = pytree.tree_map_only(torch.Tensor, _plain_strides, (tuple(args), dict(kwargs)))
-        made = capture(self.model, *plain)
+            made = capture(self.model, *plain)
         self._kept.append((key, made))
         return locate_in(made, leaves)
 

@@ -39,6 +39,7 @@ from tuner.runtime.choose import Chosen, choose_for, eager_or_captured_peak
 from tuner.runtime.compiled_run import explain_compiled, known_peak
 from tuner.runtime.explain import explain_plan
 from tuner.runtime.find_targets import suggestion
+from tuner.runtime.gate import GATE
 from tuner.runtime.kernels import Forms
 from tuner.runtime.lookup import Plans
 from tuner.runtime.outside import Outside
@@ -296,7 +297,7 @@ class SceneMaker:
         )
 
     def _eager_of(self, target: Target, analysis: Analysis, arguments: Arguments) -> int:
-        with target.replaced.bare() as module, unchanged(module):
+        with GATE.tracing(), target.replaced.bare() as module, unchanged(module):
             return eager_or_captured_peak(module, analysis, arguments.args, arguments.kwargs)
 
     def _eager_peak(

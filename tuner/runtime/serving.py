@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -19,6 +18,7 @@ from tuner.runtime.analysis import Analysis
 from tuner.runtime.choose import Chosen, lower_rungs
 from tuner.runtime.compiled_run import Tried
 from tuner.runtime.free_memory import FreeMemory
+from tuner.runtime.gate import GATE
 from tuner.runtime.ladder import Ladder
 
 log = logging.getLogger("autochunk")
@@ -103,7 +103,6 @@ class Elastic:
         self._ladder = Ladder()
         self._ready: dict[int, Prepared] = {}
         self._searched = False
-        self._lock = threading.RLock()
         for rung in rungs:
             self._add(rung)
         self._place = self._pick(free())
@@ -147,7 +146,7 @@ class Elastic:
         )
 
     def moved(self, move: Callable[[Prepared], Prepared]) -> Elastic:
-        with self._lock:
+        with GATE.preparing():
             rungs = tuple(self._rungs)
         return Elastic(
             rungs, lambda chosen: move(self._prepare(chosen)), self._free, self._backend
@@ -164,7 +163,7 @@ class Elastic:
     def _at(self, place: int) -> Prepared:
         prepared = self._ready.get(place)
         if prepared is None:
-            with self._lock:
+            with GATE.preparing():
                 prepared = self._ready.get(place) or self._prepare(self._rungs[place])
                 self._ready[place] = prepared
         return prepared
@@ -192,7 +191,7 @@ class Elastic:
 
     def _search(self) -> None:
         """Add lower plans than those at hand, once."""
-        with self._lock:
+        with GATE.preparing():
             if self._searched:
                 return
             self._searched = True

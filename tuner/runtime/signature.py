@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils import _pytree as pytree
 
+from tuner.runtime.gate import GATE
+
 _TENSORS = frozenset({torch.Tensor, torch.nn.Parameter})
 _PLAIN = frozenset({type(None), bool, int, float, str, torch.dtype})
 
@@ -111,8 +113,9 @@ class Witness:
         """Of what kind the weights are now: dtype and device."""
         if self._held is None:
             return None
-        weight = self._held[0].get(self._held[1])
-        return None if weight is None else (weight.dtype, weight.device)
+        with GATE.using():
+            weight = self._held[0].get(self._held[1])
+            return None if weight is None else (weight.dtype, weight.device)
 
 
 _NO_AUTOCAST = (None, None)

@@ -31,6 +31,7 @@ from tuner.runtime.blocks import Target, families, read_arguments, weights_state
 from tuner.runtime.compiled import CompileReport
 from tuner.runtime.explain import module_code
 from tuner.runtime.find_targets import AUTO, auto_targets, match_targets, parts_of, suggestion
+from tuner.runtime.gate import GATE
 from tuner.runtime.lookup import Plans
 from tuner.runtime.outside import Outside
 from tuner.runtime.replaced import Replaced, has_hooks, unchanged
@@ -84,7 +85,6 @@ class AppliedTargets:
             raise CaptureError(f"targets='auto' found nothing to capture: {suggestion(model)}")
         if model.training:
             raise CaptureError("the model is in training mode; call model.eval() first")
-        self._lock = threading.RLock()
         self._local = threading.local()
         self._scenes: dict[object, Scene] = {}
         self._last: Scene | None = None
@@ -110,7 +110,8 @@ class AppliedTargets:
 
     def prepare(self, *args: Any, **kwargs: Any) -> None:
         """Choose the plans and generate the code for these inputs of the model."""
-        key = self._key(args, kwargs)
+        with GATE.using():
+            key = self._key(args, kwargs)
         if key not in self._scenes:
             self._prepare(key, args, kwargs)
         self._last = self._scenes[key]
@@ -231,6 +232,10 @@ class AppliedTargets:
             self._local.handler = before
 
     def _run_model(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        with GATE.using():  # (weights outside of the targets are read all along)
+            return self._run_traced_or_not(args, kwargs)
+
+    def _run_traced_or_not(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if getattr(self._local, "handler", None) is not None:  # a run of ours, or a recursive model
             return self._root.original(*args, **kwargs)
         if self._is_traced(args, kwargs):
@@ -257,7 +262,8 @@ class AppliedTargets:
         handler: Handler | None = getattr(self._local, "handler", None)
         if handler is None:  # called from outside of a call of the model
             handler = partial(self._run_ready, self._current)
-        return handler(target, args, kwargs)
+        with GATE.using():
+            return handler(target, args, kwargs)
 
     def _run_ready(
         self, scene: Scene, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -271,7 +277,7 @@ class AppliedTargets:
             raise CaptureError(f"target {target.name!r}: {error}") from error
         key = (target.name, arguments.key)
         if key not in scene.ready:
-            with self._lock:
+            with GATE.preparing():
                 self._maker.prepare_late(scene, target, arguments)
         return scene.ready[key].run(arguments.tensors)
 
@@ -281,7 +287,7 @@ class AppliedTargets:
         self, key: object, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[Any] | None:
         """Choose plans for the model's inputs; the output, where the example run gave one."""
-        with self._lock, torch.no_grad():
+        with GATE.preparing(), torch.no_grad():
             while True:
                 try:
                     recording, eager, output = self._record(args, kwargs)
@@ -324,7 +330,8 @@ class AppliedTargets:
         if not any(autocast_state()) and not any(map(has_hooks, self.model.modules())):
             recording = Recording(Outside(), weights)
             try:
-                with unchanged(self.model), self._handling(partial(self._without_data, recording)):
+                handler = partial(self._without_data, recording)
+                with GATE.tracing(), unchanged(self.model), self._handling(handler):
                     recording.outside.without_data(self.model, args, kwargs)
                 return recording, recording.outside.peak_bytes, None
             except CaptureError as error:

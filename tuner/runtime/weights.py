@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import fx
 
+from tuner.runtime.gate import GATE
+
 WEIGHTS = "weights"
 """The name of the reader among a generated module's children."""
 
@@ -97,13 +99,14 @@ class Weights(torch.nn.Module):
         Raises:
             AttributeError: the model no longer has one.
         """
-        model = self.model
-        found: list[dict[str, Any]] = [vars(model)]
-        try:
-            for parent, name in self._route.steps:
-                found.append(vars(found[parent]["_modules"][name]))
-            return [found[owner][table][name] for owner, table, name in self._route.reads]
-        except (KeyError, TypeError):
-            # a module was exchanged meanwhile; one of another kind gives the same weights its own
-            # way, such as a parametrized one, for which that is always so from then on
-            return [operator.attrgetter(name)(model) for name in self._route.names]
+        with GATE.using():
+            model = self.model
+            found: list[dict[str, Any]] = [vars(model)]
+            try:
+                for parent, name in self._route.steps:
+                    found.append(vars(found[parent]["_modules"][name]))
+                return [found[owner][table][name] for owner, table, name in self._route.reads]
+            except (KeyError, TypeError):
+                # a module was exchanged meanwhile; one of another kind gives the same weights its
+                # own way, such as a parametrized one, for which that is always so from then on
+                return [operator.attrgetter(name)(model) for name in self._route.names]
