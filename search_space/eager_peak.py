@@ -179,8 +179,9 @@ def _autocast_asked_of(device: str) -> Iterator[None]:
     originals = {name: getattr(torch, name) for name in asked}
 
     def redirected(name: str) -> Callable[..., Any]:
-        def ask(*args: Any) -> Any:
-            return originals[name](*(device if arg == "meta" else arg for arg in args))
+        def ask(*args: Any, **kwargs: Any) -> Any:
+            told = {key: device if arg == "meta" else arg for key, arg in kwargs.items()}
+            return originals[name](*(device if arg == "meta" else arg for arg in args), **told)
 
         return ask
 

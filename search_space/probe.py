@@ -16,7 +16,7 @@ import torch
 
 from search_space.dim_rules import Flow, Query, Slice
 from search_space.graph import Affine, Argument, Path, Ref, Tensor, TorchConstant, walk_arguments
-from search_space.torch_ops import torch_op, torch_value
+from search_space.torch_ops import torch_op, torch_value, without_autocast
 
 log = logging.getLogger("autochunk")
 
@@ -159,10 +159,15 @@ class Prober:
         small = _shrink(query)
         if small is None:
             return None
-        for flow in itertools.islice(_options(small), _MOST_TRIES):
+        with without_autocast():
+            return self._tried(small)
+
+    @staticmethod
+    def _tried(query: Query) -> Flow | None:
+        for flow in itertools.islice(_options(query), _MOST_TRIES):
             try:
                 # two draws: what holds by chance for one seldom does for the other
-                if all(verify(small, flow, seed=seed) for seed in (0, 1)):
+                if all(verify(query, flow, seed=seed) for seed in (0, 1)):
                     return flow
             except Exception as error:  # the op's own complaint: this slicing is not its way
                 log.debug("autochunk: probe of %s: %s", query.node.op, error)

@@ -306,6 +306,9 @@ def _check_layouts(graph: SizedGraph, outputs: tuple[int, ...], kept: set[int]) 
         tensor = graph.nodes[node].output
         if is_dense(Layout(tensor.shape, tensor.strides)):
             continue
+        if any(n > 1 and step == 0 for n, step in zip(tensor.shape, tensor.strides, strict=True)):
+            # dense it would have another order, and so would what is computed of it outside
+            raise IllegalRegion(f"{graph.nodes[node].label} is broadcast, and used outside")
         for user in graph.users[node]:
             if user not in kept and ALIAS in graph.nodes[user].traits:
                 raise IllegalRegion(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -18,6 +19,16 @@ _OWN: Mapping[str, Callable[..., Any]] = {
     "autochunk.causal_attention.default": causal_attention,
 }
 """Ops that are not torch's."""
+
+
+@contextlib.contextmanager
+def without_autocast() -> Iterator[None]:
+    """Ops run in the dtypes of their arguments: what autocast asks for stands in a capture."""
+    with contextlib.ExitStack() as stack:
+        for kind in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        yield
 
 
 @lru_cache(maxsize=4096)

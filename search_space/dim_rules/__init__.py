@@ -80,18 +80,26 @@ def _by_rule(graph: SizedGraph, index: int, dim: int) -> object:
             # arguments that are not where or what the rule takes them to be: not understood
             log.debug("autochunk: %s (%s): %r", node.label, node.op, error)
             return None
-        return answer if answer is None or _names_arguments(query, answer) else None
+        return answer if answer is None or _fits_arguments(query, answer) else None
     return _UNKNOWN
 
 
-def _names_arguments(query: Query, answer: Flow) -> bool:
-    """Whether every slice is of a tensor argument that the call really has there: one that is given
-    by keyword stands elsewhere than a rule expects, and would be taken whole unnoticed."""
+def _fits_arguments(query: Query, answer: Flow) -> bool:
+    """Whether every slice is of a tensor argument that the call really has there, and that has the
+    dimension and the positions. One that is given by keyword stands elsewhere than a rule expects,
+    and would be taken whole unnoticed."""
     if answer.args is None and answer.kwargs is None:
-        paths = {path for path, _ in query.node.refs}
+        given = dict(query.node.refs)
     else:
         args = query.node.args if answer.args is None else answer.args
         kwargs = query.node.kwargs if answer.kwargs is None else answer.kwargs
         walked = walk_arguments(args, kwargs)
-        paths = {path for path, value in walked if isinstance(value, Ref)}
-    return all(path in paths for path, _ in answer.slices)
+        given = {path: value.index for path, value in walked if isinstance(value, Ref)}
+    size = query.shape[query.dim]
+    for path, wanted in answer.slices:
+        if path not in given:
+            return False
+        shape = query.tensor(given[path]).shape
+        if not 0 <= wanted.dim < len(shape) or shape[wanted.dim] != size * wanted.ratio:
+            return False
+    return True

@@ -27,8 +27,12 @@ def attention(query: Query) -> Flow | None:
         return None
     if query.dim == query.rank - 2:
         if query.argument(5, "is_causal", False) is not False:
-            return _causal_queries(query)
-        return Flow((((0,), Slice(query.dim)), *_of_mask(query, mask)))
+            # (a mask beside the flag is refused by most kernels; one on CPU applies both)
+            return None if mask else _causal_queries(query)
+        source = query.tensor_at(0)
+        if source is None:
+            return None
+        return Flow((((0,), Slice(len(source.shape) - 2)), *_of_mask(query, mask)))
     return _batches(query, mask)
 
 

@@ -15,9 +15,14 @@ def filled(query: Query) -> Flow | None:
     return Flow(args=(with_item(sizes, query.dim, Affine(length=1)), *query.node.args[1:]))
 
 
+_WHOLE = {"float16": 2**11, "bfloat16": 2**8, "float32": 2**24, "float64": 2**53}
+"""Up to which number a dtype has all whole ones; whole-number dtypes have them all."""
+
+
 @rule("aten.arange")
 def arange(query: Query) -> Flow | None:
-    """``arange`` starts where the chunk starts. Whole numbers only, which do not round."""
+    """``arange`` starts where the chunk starts. Whole numbers only, as far as the dtype has them
+    all: rounded ones depend on where the range starts."""
     bounds = query.node.args
     if any(name in ("start", "end", "step") for name, _ in query.node.kwargs):
         return None
@@ -26,6 +31,9 @@ def arange(query: Query) -> Flow | None:
     numbers = [value for value in bounds if isinstance(value, int)]
     first = 0 if len(numbers) == 1 else numbers[0]
     step = numbers[2] if len(numbers) > 2 else 1
+    furthest = max(abs(first), abs(first + step * query.shape[0]))
+    if furthest > _WHOLE.get(query.node.output.dtype, furthest):
+        return None
     return Flow(
         op="aten.arange.start_step",
         args=(

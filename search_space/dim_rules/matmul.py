@@ -130,14 +130,15 @@ def cdist(query: Query) -> Flow | None:
 
 @rule("aten.linear")
 def linear(query: Query) -> Flow | None:
-    """Rows slice the input; output features slice weight and bias."""
+    """Rows slice the input; output features slice weight and bias. (A bias may be more than one row
+    that all share.)"""
     weight = query.tensor_at(1)
     if weight is None or len(weight.shape) != 2:
         return None
+    bias = tuple(part for ref in query.node.refs[2:] for part in aligned(query, *ref))
     if query.dim < query.rank - 1:
-        return Flow((((0,), Slice(query.dim)),))
-    paths = [path for path, _ in query.node.refs[1:]]
-    return Flow(tuple((path, Slice(0)) for path in paths))
+        return Flow((*aligned(query, *query.node.refs[0]), *bias))
+    return Flow((((1,), Slice(0)), *bias))
 
 
 @rule("aten.einsum")

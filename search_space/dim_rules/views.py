@@ -114,7 +114,8 @@ def squeeze(query: Query) -> Flow | None:
     """Dimensions of one position go."""
     shape = _source(query)
     dims = query.argument(1, "dim")
-    dropped = {d for d in normalized_all(dims, len(shape)) if shape[d] == 1}
+    named = () if dims == () else normalized_all(dims, len(shape))  # (here no dims are none at all)
+    dropped = {d for d in named if shape[d] == 1}
     kept = [d for d in range(len(shape)) if d not in dropped]
     # said by dimension, so that a chunk of one position is not squeezed as well
     return Flow(

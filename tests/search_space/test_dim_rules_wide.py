@@ -33,6 +33,27 @@ WIDE: tuple[Row, ...] = (
     *(row(f"aten.{name}.default", ALL2, c(4, 5)) for name in (
         "real", "imag", "_conj", "resolve_conj", "resolve_neg",
     )),
+    # a mask beside the causal flag, and a query that all batches share
+    row(
+        "aten.scaled_dot_product_attention.default", (0, 1),
+        t(2, 3, 6, 8), t(2, 3, 6, 8).sin(), t(2, 3, 6, 8).cos(), t(6, 6), 0.0, True,
+    ),
+    row(
+        "aten.scaled_dot_product_attention.default", (0, 1, 2),
+        t(6, 8), t(2, 3, 5, 8), t(2, 3, 5, 8).sin(),
+    ),
+    row("aten.scaled_dot_product_attention.default", (0, 1), t(6, 6), t(2, 5, 6), t(2, 5, 6).sin()),
+    # biases of several rows, and of one number
+    row("aten.linear.default", ALL2, t(4, 3), t(5, 3), t(4, 5)),
+    row("aten.linear.default", ALL2, t(4, 3), t(5, 3), t(1, 5)),
+    row("aten.linear.default", ALL2, t(4, 3), t(5, 3), t(1)[0]),
+    row("aten.linear.default", (0, 1, 2), t(2, 4, 3), t(5, 3), t(2, 4, 5)),
+    row("aten.squeeze.dims", (0, 2), t(4, 1, 5), []),
+    # whole numbers that a dtype has, and such as it rounds
+    row("aten.arange.default", (0,), 250, dtype=torch.bfloat16),
+    row("aten.arange.default", NONE, 260, dtype=torch.bfloat16),
+    row("aten.arange.start_step", NONE, 0, -5000, -1, dtype=torch.float16),
+    row("aten.arange.default", (0,), 5000),
     row("aten.rsub.Scalar", ALL2, t(4, 5), 1.0),
     row("aten.polar.default", ALL2, t(4, 5), t(5)),
     row("aten.complex.default", ALL2, t(4, 1), t(5)),

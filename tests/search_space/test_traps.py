@@ -426,3 +426,21 @@ def test_bits_read_as_another_dtype_are_not_reshaped() -> None:
         # relative, since the numbers are as large as bits make them
         made = subject.run([Choice(item.regions, 5)])
         torch.testing.assert_close(made, subject.expected, rtol=1e-6, atol=1.0)
+
+
+def test_what_is_broadcast_keeps_its_order_outside() -> None:
+    """Dense, it would be computed with in another order, and a view of that would not be one."""
+
+    def broadcast(x: torch.Tensor, w: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        e = x.exp().t()[None].expand(3, -1, -1)
+        return (e * w).softmax(-1), e.sin().transpose(1, 2).reshape(3, -1)
+
+    check(broadcast, t(4, 5), t(3, 5, 4))
+
+
+def test_a_mask_beside_the_causal_flag_is_applied() -> None:
+    def attend(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        q = x[:, None]
+        return F.scaled_dot_product_attention(q.sin(), q, q.cos(), mask, is_causal=True).exp()
+
+    check(attend, t(2, 6, 8), t(6, 6), sizes=(1, 4))
