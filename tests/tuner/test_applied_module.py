@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from search_space.budget import parse_budget
-from search_space.errors import CaptureError
+from search_space.errors import CaptureError, PlanError
 from tests.tuner.one_block import assert_right, block, eager, sample
 from tests.tuner.small_factory import Block
 from tuner import Applied, apply
@@ -214,3 +214,76 @@ def test_a_fixed_length_can_be_recorded_as_a_cuda_graph(memory: dict[str, Any]) 
     graph.replay()
     torch.cuda.synchronize()
     assert_right(output, eager(model, other))
+
+
+class Named(torch.nn.Module):
+    """A model with a part called model, as language models with a head have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = Block(32, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        made: torch.Tensor = self.model(x)
+        return made
+
+
+def test_a_part_called_model_is_found() -> None:
+    model = Named().eval()
+    applied = apply(model, (sample(LENGTH),), memory_budget=0.5)
+    assert applied.model is model.model
+    assert applied.get_submodule("model.qkv") is model.model.qkv
+    assert_right(applied(sample(LENGTH)), eager(model, sample(LENGTH)))
+
+
+class Flattened(torch.nn.Module):
+    """Reads a mask as one row after the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(8, 8)
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        made: torch.Tensor = self.layer(x) + mask.reshape(-1, 8).sum()
+        return made
+
+
+def test_tensors_that_are_broadcast_along_other_dimensions_are_other_inputs() -> None:
+    model, x = Flattened().eval(), torch.randn(2, 50, 8)
+    masks = [
+        torch.randn(4, 6, 1).expand(4, 6, 8), torch.randn(4, 1, 1).expand(4, 6, 8),
+        torch.randn(1, 6, 8).expand(4, 6, 8), torch.randn(6, 8, 1).expand(4, 6, 8, 1)[..., 0],
+        torch.randn(8, 6).t().expand(4, 6, 8), torch.randn(4, 6, 16)[:, :1, ::2].expand(4, 6, 8),
+    ]  # fmt: skip
+    applied = apply(model, (x, masks[0]))
+    for mask in masks:
+        with torch.no_grad():
+            torch.testing.assert_close(applied(x, mask), model(x, mask))
+
+
+def test_a_loaded_copy_serves_short_inputs_and_keeps_its_hooks(applied: Applied) -> None:
+    short = sample(2)
+    wanted = eager(applied.model, short)
+    handle = applied.register_forward_hook(_doubled)
+    for made in (pickle.loads(pickle.dumps(applied)), copy.deepcopy(applied)):
+        assert_right(made(short), 2 * wanted)
+    handle.remove()
+    assert_right(applied(short), wanted)
+    loaded = pickle.loads(pickle.dumps(applied))
+    with pytest.raises(PlanError, match="call it, or prepare"):
+        _ = loaded.plan
+    loaded.prepare(short)
+    assert loaded.plan == applied.plan
+
+
+def _doubled(module: torch.nn.Module, args: Any, output: torch.Tensor) -> torch.Tensor:
+    return 2 * output
+
+
+def test_casts_are_seen_after_parts_were_exchanged(applied: Applied) -> None:
+    model = applied.model
+    first = next(name for name, _ in model.named_children())
+    setattr(model, first, copy.deepcopy(getattr(model, first)))
+    applied.double()
+    x = sample(LENGTH).double()
+    assert_right(applied(x), eager(model, x))

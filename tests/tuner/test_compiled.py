@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from torch import fx, nn
+from torch.profiler import profile
 
 from search_space.eager_peak import eager_peak_bytes
 from search_space.errors import ConfigError
@@ -466,3 +467,16 @@ def test_options_are_read() -> None:
     assert parse_compile(True) == CompileOptions()
     found = parse_compile({"stretches": False, "max_autotune": True})
     assert found == CompileOptions(True, False, {"max_autotune": True})
+
+
+def test_inside_a_users_profiler_the_plan_runs_uncompiled(
+    model: nn.Module, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Memory is measured by torch's profiler, of which there is one."""
+    x = torch.randn(1, 96, WIDTH)
+    with profile() as profiler:
+        fast = apply(model, (x,), memory_budget=0.6, compile=True)
+        found = fast(x)
+    assert len(profiler.events()) > 0
+    assert "profiler" in caplog.text
+    torch.testing.assert_close(found, model(x))

@@ -354,3 +354,31 @@ def test_on_a_gpu_the_frontier_is_walked_down_and_back_up() -> None:
     del ballast
     applied(x)
     assert applied.predicted_peak_bytes == whole
+
+
+def test_the_inputs_of_a_call_are_not_kept(model: torch.nn.Module) -> None:
+    x = sample(LENGTH)
+    there = weakref.ref(x)
+    applied = apply(model, (x,), memory=lambda: 1 << 30)
+    applied(x)
+    del x
+    assert there() is None
+
+
+def test_after_a_search_that_ran_out_of_memory_lower_plans_are_still_found(
+    model: torch.nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, given = sample(LENGTH), [1 << 30]
+    applied = apply(model, (x,), memory=lambda: given[0])
+    before = applied.predicted_peak_bytes
+    given[0] = before // 2
+    with monkeypatch.context() as patch:
+        patch.setattr("tuner.runtime.serving.lower_rungs", _no_memory)
+        with pytest.raises(MemoryError):
+            applied(x)
+    assert_right(applied(x), eager(model, x))
+    assert applied.predicted_peak_bytes < before
+
+
+def _no_memory(*args: object) -> None:
+    raise MemoryError

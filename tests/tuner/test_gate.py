@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 import time
 from collections.abc import Callable
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 from tuner import apply
-from tuner.runtime.gate import Gate
+from tuner.runtime.gate import GATE, Gate
 
 SOON_S = 20.0
 """What comes at all comes by then."""
@@ -159,3 +160,93 @@ def test_calls_go_on_while_new_inputs_are_traced(
     found = applied(new)
     torch.testing.assert_close(served[0].result(SOON_S), wanted[0])
     torch.testing.assert_close(found, wanted[1])
+
+
+def test_state_is_read_and_changed_before_or_after_tracing(pool: ThreadPoolExecutor) -> None:
+    """Meanwhile the model's tables hold tensors without data, and are put back."""
+    torch.manual_seed(0)
+    model = Slow().eval()
+    applied = apply(model, (torch.randn(1, 40, 16),), memory_budget=0.6)
+    zeros = {name: torch.zeros_like(value) for name, value in model.state_dict().items()}
+    calls: list[Callable[[], object]] = [
+        applied.state_dict, lambda: copy.deepcopy(applied), applied.cpu,
+        lambda: applied.load_state_dict(zeros),
+    ]  # fmt: skip
+    begun: list[Future[object]] = []
+
+    def meanwhile() -> None:
+        if len(begun) < len(calls):
+            begun.extend(pool.submit(call) for call in calls)
+            assert all(map(waits, begun))
+
+    model.between = meanwhile
+    applied(torch.randn(3, 40, 16))
+    state, copied, _, _ = (one.result(SOON_S) for one in begun)
+    assert isinstance(state, dict) and isinstance(copied, torch.nn.Module)
+    for weight in (*state.values(), *copied.parameters(), *model.parameters()):
+        assert type(weight) in (torch.Tensor, torch.nn.Parameter)
+        assert weight.device.type == "cpu"
+    assert not any(weight.any() for weight in model.parameters()), "what was loaded stays"
+
+
+class Branching(torch.nn.Module):
+    """Calls its part in a thread of its own, as data-parallel models do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.part = Slow()
+        self.before: Callable[[], None] = lambda: None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.is_meta:
+            made: torch.Tensor = self.part(x)
+            return made
+        self.before()
+        with ThreadPoolExecutor(1) as pool:
+            found: torch.Tensor = pool.submit(self.part, x).result(SOON_S)
+        return found
+
+
+def test_threads_of_a_call_are_let_in_while_another_waits_to_trace(
+    pool: ThreadPoolExecutor,
+) -> None:
+    torch.manual_seed(0)
+    model, x = Branching().eval(), torch.randn(2, 40, 16)
+    applied = apply(model, (x,), targets="part")
+    wanted = applied(x)
+    begun: list[Future[object]] = []
+
+    def trace() -> None:
+        with GATE.tracing():
+            pass
+
+    def before() -> None:
+        begun.append(pool.submit(trace))
+        assert waits(begun[0])
+
+    model.before = before
+    torch.testing.assert_close(applied(x), wanted)
+    begun[0].result(SOON_S)
+
+
+def test_who_waits_long_holds_newcomers_up_for_a_while(
+    gate: Gate, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where calls always overlap there would never be a moment to trace."""
+    monkeypatch.setattr("tuner.runtime.gate._PATIENCE_S", 0.05)
+    monkeypatch.setattr("tuner.runtime.gate._HELD_UP_S", 0.2)
+    traced = threading.Event()
+
+    def use() -> None:
+        while not traced.is_set():
+            with gate.using():
+                time.sleep(0.04)
+
+    users = []
+    for _ in range(3):
+        users.append(pool.submit(use))
+        time.sleep(0.013)
+    with gate.tracing():
+        traced.set()
+    for user in users:
+        user.result(SOON_S)

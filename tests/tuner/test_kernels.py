@@ -253,3 +253,28 @@ def test_mistakes_name_what_is_valid(value: Any) -> None:
 def test_kernels_are_read_from_texts_and_mappings() -> None:
     assert parse_kernels(None) == Kernels("keep")
     assert parse_kernels("sdpa") == parse_kernels({"attention": "sdpa"}) == Kernels("sdpa")
+
+
+class InFloat(nn.Module):
+    """Attends in single precision whatever autocast asks for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv = nn.Linear(WIDTH, 3 * WIDTH)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        batch, length, _ = x.shape
+        made = self.qkv(x).view(batch, length, 3, HEADS, HEAD).permute(2, 0, 3, 1, 4)
+        with torch.autocast("cpu", enabled=False):
+            q, k, v = made.float()
+            found: torch.Tensor = torch.softmax(q @ k.transpose(-1, -2) * 0.25, -1) @ v
+            return found
+
+
+def test_forms_are_compared_without_autocast() -> None:
+    """What autocast asked for was captured: it would round one form more than the other."""
+    model, (x, _) = InFloat().eval(), inputs(64)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        fast = apply(model, (x,), kernels="sdpa")
+        assert fast.prepare(x).captured.graph.rewrites == ("sdpa",)
+        torch.testing.assert_close(fast(x), model(x), rtol=1e-4, atol=1e-4)

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity
 
+from search_space.errors import MeasurementError
 from tuner.environment import device_name
 from tuner.measure.protocol import Peak
 
@@ -118,7 +119,11 @@ def _spin(seconds: float) -> None:
 
 def allocator_events(call: Callable[[], Any]) -> tuple[Any, list[tuple[int, int]]]:
     """A call's result, and the allocator's events meanwhile: (time in ns, bytes, negative where
-    freed)."""
+    freed).
+
+    Raises:
+        MeasurementError: a profiler is running.
+    """
     from torch._C._autograd import _disable_profiler, _enable_profiler, _prepare_profiler
     from torch._C._profiler import (
         ProfilerConfig,
@@ -128,6 +133,11 @@ def allocator_events(call: Callable[[], Any]) -> tuple[Any, list[tuple[int, int]
         _ProfilerEvent,
     )
 
+    if torch._C._autograd._profiler_enabled():
+        raise MeasurementError(
+            "memory on a CPU is measured by torch's profiler, which is running already; prepare "
+            "the plan before the profiler is started"
+        )
     config = ProfilerConfig(
         ProfilerState.KINETO, False, True, False, False, False, _ExperimentalConfig()
     )

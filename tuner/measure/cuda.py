@@ -32,9 +32,6 @@ class CudaBackend:
 
     def __init__(self, device: str = "cuda") -> None:
         self.device = device
-        index = torch.device(device).index
-        if index is not None:  # without one it is the current device
-            torch.cuda.set_device(index)
         # cuBLAS takes its workspaces at its first calls; they must not count as anyone's peak
         for dtype in (torch.float32, torch.bfloat16, torch.float16):
             small = torch.ones(64, 64, device=device, dtype=dtype)
@@ -44,32 +41,39 @@ class CudaBackend:
         self._uuid = str(torch.cuda.get_device_properties(torch.device(device)).uuid)
         self._turns = Turns(self._uuid)
 
+    def _current(self) -> AbstractContextManager[object]:
+        """The device as the current one for a while: which it is is the user's choice."""
+        return torch.cuda.device(self.device)
+
     def time_call(self, call: Callable[[], Any]) -> tuple[float, float]:
         first = torch.cuda.Event(enable_timing=True)
         last = torch.cuda.Event(enable_timing=True)
-        torch.cuda.synchronize()
-        wall = time.perf_counter()
-        first.record()
-        result = call()
-        last.record()
-        torch.cuda.synchronize()
-        wall = time.perf_counter() - wall
+        with self._current():
+            torch.cuda.synchronize()
+            wall = time.perf_counter()
+            first.record()
+            result = call()
+            last.record()
+            torch.cuda.synchronize()
+            wall = time.perf_counter() - wall
         del result
         return float(first.elapsed_time(last)), wall * 1e3
 
     def peak(self, call: Callable[[], Any]) -> tuple[Any, Peak]:
         self.settle()
-        before, requested = torch.cuda.memory_allocated(), _requested("current")
-        torch.cuda.reset_peak_memory_stats()
-        result = call()
-        torch.cuda.synchronize()
-        most, reserved = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
-        return result, Peak(most - before, reserved, _requested("peak") - requested)
+        with self._current():
+            before, requested = torch.cuda.memory_allocated(), _requested("current")
+            torch.cuda.reset_peak_memory_stats()
+            result = call()
+            torch.cuda.synchronize()
+            most, reserved = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
+            return result, Peak(most - before, reserved, _requested("peak") - requested)
 
     def settle(self) -> None:
         gc.collect()
-        torch.cuda.synchronize()
-        torch.cuda.empty_cache()
+        with self._current():
+            torch.cuda.synchronize()
+            torch.cuda.empty_cache()
 
     def is_out_of_memory(self, error: BaseException) -> bool:
         if isinstance(error, torch.cuda.OutOfMemoryError):
@@ -92,7 +96,8 @@ class CudaBackend:
         if self._turns.is_quiet:
             return 0.0
         # the driver tells of the last second, in which this process must not have run anything
-        torch.cuda.synchronize()
+        with self._current():
+            torch.cuda.synchronize()
         time.sleep(1.1)
         asked = ["nvidia-smi", "--query-gpu=uuid,utilization.gpu", "--format=csv,noheader,nounits"]
         try:

@@ -36,6 +36,7 @@ from tuner.runtime.choose_form import Form, quickest
 from tuner.runtime.compiled import Compiler, CompileReport
 from tuner.runtime.compiled_run import apart, explain_compiled, known_peak, try_compiled
 from tuner.runtime.explain import explain_plan, module_code
+from tuner.runtime.free_memory import free_memory_of
 from tuner.runtime.gate import GATE
 from tuner.runtime.generate import generate, with_weights_of
 from tuner.runtime.kernels import Forms
@@ -49,6 +50,11 @@ MOST_SHAPES = 64
 """Sets of input shapes whose generated code is kept; the oldest goes first."""
 
 _SHARED = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
+
+_HOOKS = (
+    "_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called",
+    "_forward_pre_hooks", "_forward_pre_hooks_with_kwargs",
+)  # fmt: skip
 
 
 class Applied(torch.nn.Module):
@@ -67,7 +73,7 @@ class Applied(torch.nn.Module):
     ) -> None:
         super().__init__()
         state = vars(self)
-        state["model"] = model  # (past the registration of submodules, which would rename weights)
+        state["_original"] = model  # (past the registration of submodules, which renames weights)
         state.update((name, vars(model)[name]) for name in _SHARED)
         self.training = model.training
         self._wish = wish
@@ -134,15 +140,16 @@ class Applied(torch.nn.Module):
     def explain(self) -> str:
         """The plan of the last call's sizes as a person reads it."""
         current = self._current
-        assert self._last is not None
-        lines = [explain_plan(current.analysis, current.chosen), self._last.note()]
+        note = "" if self._last is None else self._last.note()
+        lines = [explain_plan(current.analysis, current.chosen), note]
         if self._compiler is not None:
             lines.extend(explain_compiled(self._compiler, current.compiled))
         return "\n".join(filter(None, lines))
 
     @property
     def _current(self) -> Prepared:
-        assert self._last is not None, "apply() prepares the example inputs"
+        if self._last is None:
+            raise PlanError("no plan was chosen since it was loaded: call it, or prepare(), first")
         return self._last.current
 
     def _served(self, call: Signature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Serving:
@@ -155,14 +162,14 @@ class Applied(torch.nn.Module):
                 f"an argument of the call cannot be compared ({error}), so that nothing can be "
                 "kept for calls like it; pass tensors and plain values"
             ) from error
-        if serving is None or self.model.training:
+        if serving is None or self._original.training:
             given = dense(args, kwargs) if call.copied else (args, kwargs)
             serving = self._prepare(key, *given)
         self._last = serving
         return serving
 
     def _prepare(self, key: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Serving:
-        if self.model.training:
+        if self._original.training:
             raise CaptureError("the model is in training mode; call model.eval() first")
         # (tensors made in inference mode cannot be traced, but what is traced may run there)
         with GATE.preparing(), torch.inference_mode(False):
@@ -201,31 +208,37 @@ class Applied(torch.nn.Module):
     ) -> Serving:
         wish = self._wish
 
-        def prepare(form: Form, chosen: Chosen) -> Prepared:
-            captured, analysis = form.located.captured, form.analysis
-            asked = wish.compile is not None or chosen.plan.compiled
-            if self._compiler is None or wish.free is not None or not asked:
-                module = generate(analysis, chosen.plan, self.model, captured.constants)
-                return Prepared(captured, analysis, chosen, module)
-            tensors = signature(args, kwargs).tensors
-            return self._compiled(captured, analysis, chosen, self._compiler, tensors)
-
         @functools.cache
         def eager_peak() -> int:
-            with GATE.tracing(), unchanged(self.model):
-                return eager_or_captured_peak(self.model, first.analysis, args, kwargs)
+            with GATE.tracing(), unchanged(self._original):
+                return eager_or_captured_peak(self._original, first.analysis, args, kwargs)
 
         first, *others = forms
-        if wish.fixed is not None:
-            return Pinned(prepare(first, _given(wish.fixed, first.analysis)))
-        if wish.free is not None:
+        if wish.memory is not None:
             entry = wish.plans.entry(first.analysis.graph.fingerprint)
-            backend = backend_for(device_of(self.model))
+            device = device_of(self._original)
             ladder = rungs(first.analysis, entry, first.located.shapes)
-            return Elastic(ladder, functools.partial(prepare, first), wish.free, backend)
-        form, chosen = quickest(first, self._choose(first, eager_peak), others)
-        self._example_bytes = self._example_bytes or chosen.peak_bytes
-        return Pinned(prepare(form, chosen))
+            free = free_memory_of(device) if wish.memory == "free" else wish.memory
+            # (of the inputs nothing is kept, which are the first ones of these sizes alone)
+            prepare = functools.partial(self._generated, first)
+            return Elastic(ladder, prepare, free, backend_for(device))
+        if wish.fixed is not None:
+            form, chosen = first, _given(wish.fixed, first.analysis)
+        else:
+            form, chosen = quickest(first, self._choose(first, eager_peak), others)
+            self._example_bytes = self._example_bytes or chosen.peak_bytes
+        if self._compiler is None or (wish.compile is None and not chosen.plan.compiled):
+            return Pinned(self._generated(form, chosen))
+        captured, tensors = form.located.captured, signature(args, kwargs).tensors
+        return Pinned(
+            self._compiled(captured, form.analysis, chosen, self._compiler, tensors)
+        )
+
+    def _generated(self, form: Form, chosen: Chosen) -> Prepared:
+        """A plan's code, uncompiled."""
+        captured, analysis = form.located.captured, form.analysis
+        module = generate(analysis, chosen.plan, self._original, captured.constants)
+        return Prepared(captured, analysis, chosen, module)
 
     def _compiled(
         self,
@@ -242,7 +255,7 @@ class Applied(torch.nn.Module):
         options = compiler.options.of(chosen.plan)
 
         def tried(own: Chosen) -> tuple[Prepared, int | None]:
-            module = generate(analysis, own.plan, self.model, captured.constants)
+            module = generate(analysis, own.plan, self._original, captured.constants)
             found = try_compiled(module, compiler, tensors, chosen.limit_bytes, options)
             if found.tried is not None:
                 module = found.tried.module
@@ -281,40 +294,45 @@ class Applied(torch.nn.Module):
         try:
             return super().__getattr__(name)
         except AttributeError:
-            model = vars(self).get("model")
+            model = vars(self).get("_original")
             if model is None or name.startswith("__"):
                 raise
+            if name == "model" and not hasattr(model, name):
+                return model  # (many models have a part of that name)
             return getattr(model, name)
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """The model's."""
-        return self.model.state_dict(*args, **kwargs)
+        with GATE.using():
+            return self._original.state_dict(*args, **kwargs)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
         """The model's."""
-        return self.model.load_state_dict(state_dict, *args, **kwargs)
+        with GATE.using():
+            return self._original.load_state_dict(state_dict, *args, **kwargs)
 
     def train(self, mode: bool = True) -> Self:
         """The model's. In training mode calls are refused."""
-        self.model.train(mode)
+        self._original.train(mode)
         self.training = mode
         return self
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
         # (what moves and casts modules; plans are chosen anew for other devices and dtypes)
-        self.model._apply(fn, recurse)
+        with GATE.using():
+            self._original._apply(fn, recurse)
         return self
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Applied:
-        model = copy.deepcopy(self.model, memo)
-        made = Applied(model, self._wish, self._captures.of(model))
-        made._example_bytes = self._example_bytes
-        memo[id(self)] = made
-
-        def move(prepared: Prepared) -> Prepared:
-            return replace(prepared, module=with_weights_of(prepared.module, model))
-
         with GATE.preparing():
+            model = copy.deepcopy(self._original, memo)
+            made = Applied(model, self._wish, self._captures.of(model))
+            memo[id(self)] = made
+            vars(made).update(copy.deepcopy(self._state(), memo))
+
+            def move(prepared: Prepared) -> Prepared:
+                return replace(prepared, module=with_weights_of(prepared.module, model))
+
             for key, serving in self._serving.items():
                 made._serving[key] = serving.moved(move)
                 if serving is self._last:
@@ -323,7 +341,13 @@ class Applied(torch.nn.Module):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # code is generated anew where it is wanted
-        return Applied, (self.model, self._wish)
+        return Applied, (self._original, self._wish), self._state()
+
+    def _state(self) -> dict[str, Any]:
+        """What a copy has of its own beside weights: hooks on this very module, and what short
+        inputs may take."""
+        kept = {name: value for name, value in vars(self).items() if name in _HOOKS}
+        return {**kept, "_example_bytes": self._example_bytes}
 
 
 def _given(plan: Plan, analysis: Analysis) -> Chosen:

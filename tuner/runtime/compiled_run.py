@@ -13,6 +13,7 @@ from torch import fx
 from torch._compile import _disable_dynamo
 
 from cost_models.select import mib
+from search_space.errors import MeasurementError
 from tuner.compile_options import CompileOptions
 from tuner.measure.backends import backend_for
 from tuner.runtime.compiled import Compiler
@@ -67,6 +68,9 @@ def try_compiled(
     except torch.OutOfMemoryError as error:
         # (of a GPU; to compare a piece with the uncompiled one takes more than either)
         log.info("autochunk: no memory was left to try compiled code: %s", error)
+        return Outcome(None, None)
+    except MeasurementError as error:
+        log.warning("autochunk: the plan runs uncompiled: %s", error)
         return Outcome(None, None)
 
 

@@ -158,11 +158,11 @@ class _Compiled:
         self._run: Callable[..., Any] = Applied(model, wish)
 
     def __call__(self, *values: Any) -> Any:
-        inputs = self._model.accept(values)
+        inputs, run = self._model.accept(values), self._run
         try:
-            return self._run(*inputs)
+            return run(*inputs)
         except CaptureError as error:
-            if self._run is self._model:
+            if run is self._model:
                 raise
             log.warning("autochunk: a graph of torch.compile's stays unchunked: %s", error)
             self._run = self._model

@@ -10,7 +10,9 @@ use weights meanwhile waits.
 - :meth:`Gate.preparing` stands around all that leads to a plan, one thread at a time. A thread that
   comes to it while it uses weights lets go of them until it is done; who traces would wait for it,
   and it for who traces.
-- :meth:`Gate.tracing` stands around what traces.
+- :meth:`Gate.tracing` stands around what traces. It waits for a moment at which nobody uses
+  weights, and holds newcomers up for short times alone until it comes: they may be threads that a
+  user waits for, as where a model's parts run in threads of their own.
 """
 
 from __future__ import annotations
@@ -19,6 +21,12 @@ import contextlib
 import threading
 from collections.abc import Iterator
 from types import TracebackType
+
+_PATIENCE_S = 5.0
+"""So long who traces waits for a moment that comes by itself, and again after each try."""
+
+_HELD_UP_S = 1.0
+"""So long newcomers are held up for it to come."""
 
 
 class _Own(threading.local):
@@ -34,7 +42,7 @@ class Gate:
         self._preparing = threading.RLock()
         self._changed = threading.Condition(threading.Lock())
         self._users = 0  # threads
-        self._tracer: int | None = None  # the thread that traces, or waits until it may
+        self._tracer: int | None = None  # the thread that traces, or holds newcomers up for it
         self._own = _Own()
         self._using = _Using(self)
 
@@ -63,13 +71,24 @@ class Gate:
             before = self._tracer
             try:
                 with self._changed:
-                    self._tracer = threading.get_ident()
-                    self._changed.wait_for(lambda: not self._users)
+                    self._await_users()
                 yield
             finally:
                 with self._changed:
                     self._tracer = before
                     self._changed.notify_all()
+
+    def _await_users(self) -> None:
+        """Until nobody uses weights; then, nobody may come."""
+        while True:
+            if self._changed.wait_for(lambda: not self._users, _PATIENCE_S):
+                break
+            self._tracer = threading.get_ident()
+            if self._changed.wait_for(lambda: not self._users, _HELD_UP_S):
+                break
+            self._tracer = None
+            self._changed.notify_all()
+        self._tracer = threading.get_ident()
 
     def _enter(self, again: bool = False) -> None:
         """Wait for who traces, and count.
@@ -89,7 +108,7 @@ class Gate:
     def _leave(self) -> None:
         with self._changed:
             self._users -= 1
-            if self._tracer is not None and not self._users:
+            if not self._users:
                 self._changed.notify_all()
 
 

@@ -31,7 +31,7 @@ from search_space.graph import (
 )
 from search_space.rewrites import Kernels, rewritten
 from search_space.sizes import evaluate
-from search_space.torch_ops import torch_op, torch_value
+from search_space.torch_ops import torch_op, torch_value, without_autocast
 
 log = logging.getLogger("autochunk")
 
@@ -124,7 +124,8 @@ def check_attention(graph: Graph, bindings: Mapping[str, int]) -> str | None:
         if form in seen:
             continue
         seen.add(form)
-        reason = _check_one(before, after, one)
+        with without_autocast():
+            reason = _check_one(before, after, one)
         if reason is not None:
             return f"{before.nodes[one.before].module or 'attention'}: {reason}"
     return None

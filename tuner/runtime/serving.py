@@ -194,10 +194,10 @@ class Elastic:
         with GATE.preparing():
             if self._searched:
                 return
-            self._searched = True
             last = self._at(len(self._rungs) - 1)
             for rung in lower_rungs(last.analysis, last.chosen.peak_bytes):
                 self._add(rung)
+            self._searched = True  # (not where the search itself ran out of memory)
             last.analysis.memory.forget()
 
     def _add(self, rung: Chosen) -> None:

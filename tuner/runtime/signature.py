@@ -6,6 +6,7 @@ nested, is read without building trees.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -39,7 +40,7 @@ def signature(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Signature:
     for value in (*args, *kwargs.values()):
         if type(value) in _TENSORS:
             if not value.is_contiguous() and _is_slice(value):
-                value, copied = value.contiguous(), True
+                value, copied = _compact(value), True
             tensors.append(value)
             parts.append((value.shape, value.dtype, value.device, layout(value)))
         elif type(value) in _PLAIN:
@@ -59,18 +60,27 @@ def dense(
     """The arguments, with a copy of each tensor that is a slice of a larger one: its strides follow
     from none of its sizes, so that no capture with symbolic sizes could serve it."""
     made: tuple[tuple[Any, ...], dict[str, Any]] = pytree.tree_map_only(
-        torch.Tensor, lambda t: t.contiguous() if _is_slice(t) else t, (args, dict(kwargs))
+        torch.Tensor, lambda t: _compact(t) if _is_slice(t) else t, (args, dict(kwargs))
     )
     return made
 
 
 def _is_slice(value: Any) -> bool:
-    """Whether a tensor leaves out elements of its storage in between. (Broadcast ones do not, and
-    a copy would make them large.)"""
+    """Whether a tensor leaves out elements of its storage in between, or is such a one broadcast.
+    """
     if not isinstance(value, torch.Tensor) or value.layout != torch.strided:
         return False
     order = layout(value)
-    return order is not None and order[-1] == -2 and 0 not in value.stride()
+    return order is not None and order[-1] == _SPARSE
+
+
+def _compact(value: torch.Tensor) -> torch.Tensor:
+    """A copy without gaps; what is broadcast is so again, since whole it could be large."""
+    once = value
+    for dim, step in enumerate(value.stride()):
+        if step == 0 and value.shape[dim]:
+            once = once.narrow(dim, 0, 1)
+    return once.contiguous().expand(value.shape)
 
 
 def _nested(
@@ -86,15 +96,24 @@ def _nested(
     return [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)], list(parts), spec
 
 
+_DENSE, _SPARSE = -1, -2
+"""End a layout: whether elements lie side by side, each once but for what is broadcast."""
+
+
 def layout(tensor: torch.Tensor) -> tuple[int, ...] | None:
     """The order of a tensor's dimensions in memory, None where it is contiguous. A trace turns
-    reshapes into views where the example's layout allows it, and so is of one layout."""
+    reshapes into views where the example's layout allows it, and so is of one layout. That of a
+    broadcast tensor tells along which dimensions it is, too.
+    """
     if tensor.is_contiguous():
         return None
-    strides = tensor.stride()
-    wide = [dim for dim, size in enumerate(tensor.shape) if size != 1]
-    dense = tensor.numel() == 1 + sum((tensor.shape[dim] - 1) * strides[dim] for dim in wide)
-    return (*sorted(wide, key=lambda dim: -strides[dim]), -1 if dense else -2)
+    shape, strides = tensor.shape, tensor.stride()
+    wide = [dim for dim, size in enumerate(shape) if size != 1]
+    order = sorted((dim for dim in wide if strides[dim]), key=lambda dim: -strides[dim])
+    reached = 1 + sum((shape[dim] - 1) * strides[dim] for dim in order)
+    dense = math.prod(shape[dim] for dim in order) == reached
+    broadcast = (-3 - dim for dim in wide if not strides[dim])
+    return (*broadcast, *order, _DENSE if dense else _SPARSE)
 
 
 class Witness:
@@ -102,19 +121,25 @@ class Witness:
     anew at each call, as weights may be replaced."""
 
     def __init__(self, model: torch.nn.Module) -> None:
-        self._held: tuple[dict[str, torch.nn.Parameter | None], str] | None = None
-        for module in model.modules():
+        self._model = model
+        self._path: tuple[str, ...] = ()
+        for path, module in model.named_modules():
             name = next((name for name, one in module._parameters.items() if one is not None), None)
             if name is not None:
-                self._held = (module._parameters, name)
+                self._path = (*filter(None, path.split(".")), name)
                 break
 
     def state(self) -> object:
         """Of what kind the weights are now: dtype and device."""
-        if self._held is None:
+        if not self._path:
             return None
         with GATE.using():
-            weight = self._held[0].get(self._held[1])
+            module: Any = self._model
+            for name in self._path[:-1]:  # (parts may be exchanged, too)
+                module = module._modules.get(name)
+                if module is None:
+                    return None
+            weight = module._parameters.get(self._path[-1])
             return None if weight is None else (weight.dtype, weight.device)
 
 

@@ -27,7 +27,7 @@ class Wish:
     plans: confirmed ones.
     budget: the user's; None for the database's own.
     fixed: a plan to run whatever else is said.
-    free: what tells the free memory, where that decides at each call.
+    memory: what tells the free memory, where that decides at each call.
     kernels: which may take the place of captured operations.
     compile: what is compiled; False for nothing, None for what a plan says of itself.
     """
@@ -35,7 +35,7 @@ class Wish:
     plans: Plans = NOTHING
     budget: Budget | None = None
     fixed: Plan | None = None
-    free: FreeMemory | None = None
+    memory: Memory | None = None
     kernels: Kernels = AS_CAPTURED
     compile: Compiling = None
 
@@ -64,14 +64,15 @@ def make_wish(
         raise ConfigError(
             f"memory must be 'free' or a function that gives the free bytes, got {memory!r}"
         )
-    free = free_memory_of(device_of(model)) if isinstance(memory, str) else memory
-    if free is not None and compile:
+    if memory == "free":
+        free_memory_of(device_of(model))  # (told now if nothing can tell it)
+    if memory is not None and compile:
         raise ConfigError(
             "compile and memory='free' exclude each other: compiled code is measured against a "
             "budget; give a memory_budget"
         )
     return Wish(
-        NOTHING if plans is None else load_plans(plans, model), budget, free=free,
+        NOTHING if plans is None else load_plans(plans, model), budget, memory=memory,
         kernels=parse_kernels(kernels), compile=wished_compile(compile),
     )  # fmt: skip
 
