@@ -18,6 +18,7 @@ import gzip
 import json
 import os
 import tempfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -90,7 +91,7 @@ def read_model(path: Path) -> StoredModel:
     try:
         with gzip.open(path, "rb") as file:
             data = file.read(_MOST_BYTES + 1)
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise ModelFileError(
             f"the cost model {path} cannot be read: {error}. Name a file that `autochunk profile` "
             "or `autochunk model fit` has written"

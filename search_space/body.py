@@ -16,6 +16,7 @@ from search_space.graph import (
     ITEM_BYTES,
     LEAVES,
     OPAQUE,
+    PARAMETER,
     Affine,
     Argument,
     Path,
@@ -290,6 +291,7 @@ def _members(loop: Loop, chunk_size: int, row_major: frozenset[int]) -> dict[int
                     loop, entries[entry_key(loop, place, path, ref)], chunk_size, row_major
                 ),
                 graph.nodes[ref].output.dtype,
+                graph.nodes[ref].kind == PARAMETER and path not in dict(found.slices),
             )
             for k, (path, ref) in enumerate(refs)
         )  # fmt: skip

@@ -24,6 +24,7 @@ from search_space.capture_masks import (
 from search_space.graph import (
     ALIAS,
     FRESH,
+    PARAMETER,
     POINTWISE,
     Argument,
     Node,
@@ -264,6 +265,12 @@ class _Replacement:
             return editor.add(
                 f"{label}_hiding", "aten.where.self", (Ref(now), *map(Ref, order)), meta,
                 frozenset({POINTWISE, FRESH}), module,
+            )  # fmt: skip
+        if editor.rows[now].kind == PARAMETER:
+            # a kernel that may have to give it a gradient is not the fused one
+            now = editor.add(
+                f"{label}_plain", "aten.detach.default", (Ref(now),), meta, frozenset({ALIAS}),
+                module,
             )  # fmt: skip
         if is_contiguous(meta.shape, meta.strides) or 0 in meta.strides:
             return now

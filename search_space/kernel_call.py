@@ -12,11 +12,13 @@ from search_space.layout import Layout
 
 @dataclass(frozen=True, slots=True)
 class Operand:
-    """A tensor argument: where it stands, its layout and its dtype."""
+    """A tensor argument: where it stands, its layout and its dtype, and whether it is a parameter
+    itself, which may ask for a gradient (what is computed of one does not)."""
 
     position: int
     layout: Layout
     dtype: str
+    is_parameter: bool = False
 
     @property
     def nbytes(self) -> int:

@@ -92,6 +92,7 @@ def viewed(
     if meta.shape == shape:
         return source
     strides = regrouped(meta.shape, meta.strides, shape)
-    traits = frozenset({ALIAS}) if strides is not None else frozenset({FRESH})
+    # (no copy is certain: at some sizes there may be a view after all)
+    traits = frozenset({ALIAS}) if strides is not None else frozenset[str]()
     made = dataclasses.replace(meta, shape=shape, strides=strides or row_major(shape))
     return editor.add(name, "aten.reshape.default", (Ref(source), shape), made, traits, module)

@@ -130,7 +130,8 @@ def _is_fused(made: _Attention) -> bool:
     if groups != heads and not (made.enable_gqa or groups > 1):
         return False
     if made.device.startswith("cpu"):
-        return made.head == made.width
+        # (nor with a mask that may ask for a gradient)
+        return made.head == made.width and not (made.mask and made.mask.is_parameter)
     if groups != heads and made.item != 2:
         return False
     aligned = 4 if made.item == 4 else 8

@@ -20,7 +20,7 @@ from cost_models.base import Sample
 from search_space.errors import BudgetError, ConfigError, MeasurementError
 from tuner.campaign_records import Records
 from tuner.campaign_result import CampaignResult, expected_seconds
-from tuner.config import CampaignConfig
+from tuner.config import CampaignConfig, LimitsConfig
 from tuner.engine.local import mark
 from tuner.engine.slots import engine_device
 from tuner.journal import Journal
@@ -45,6 +45,7 @@ def run_campaign(
     *,
     fresh: bool = False,
     samples: Sequence[Sample] = (),
+    limits: LimitsConfig | None = None,
 ) -> CampaignResult:
     """Tune a model as the configuration says, and write its plans to the database. With targets,
     each distinct one is tuned as a model of its own: budgets are shares of its own eager peak.
@@ -52,6 +53,7 @@ def run_campaign(
     Args:
         fresh: start over; otherwise what the output folder's ledger knows is not measured again.
         samples: timings of other campaigns on this device, for the cost model to learn from.
+        limits: in place of the configuration's: this campaign's part of a sweep's.
 
     Raises:
         ConfigError, CaptureError: the configuration's model or inputs are wrong.
@@ -76,7 +78,7 @@ def run_campaign(
         journal = Journal(ledger)
         if journal.recovered:
             progress.note(f"going on with {journal.recovered} measurements from {ledger.path}")
-        clock = Clock(config.limits, journal)
+        clock = Clock(limits or config.limits, journal)
         if clock.wall_left_s is not None:
             progress.limit(clock.wall_left_s)
         try:

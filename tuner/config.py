@@ -6,6 +6,7 @@ errors that name the nearest valid one.
 
 from __future__ import annotations
 
+import copy
 import difflib
 import math
 from collections.abc import Mapping, Sequence
@@ -211,6 +212,36 @@ def _budgets(key: str, value: Any) -> tuple[Budget, ...]:
     return tuple(dict.fromkeys(found))
 
 
+def _seed(key: str, value: Any) -> int:
+    found = _whole(key, value)
+    if found >= 2**32:
+        raise ConfigError(f"{key} must be below 2**32, got {found}")
+    return found
+
+
+def _kwargs(key: str, value: Any) -> Mapping[str, Any]:
+    """What the measuring process is sent as JSON, and must find as it was."""
+    found = _mapping(key, value)
+    _check_plain(key, found)
+    return found
+
+
+def _check_plain(key: str, value: Any) -> None:
+    if isinstance(value, Mapping):
+        for name, item in value.items():
+            if not isinstance(name, str):
+                raise ConfigError(f"{key}: names must be texts, got {name!r}; put it in quotes")
+            _check_plain(f"{key}.{name}", item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            _check_plain(key, item)
+    elif value is not None and not isinstance(value, (bool, int, float, str)):
+        raise ConfigError(
+            f"{key} must be a number, a text, or a list or mapping of such, got "
+            f"{type(value).__name__} {value}; put a text in quotes"
+        )
+
+
 def _compile(key: str, value: Any) -> CompileOptions | None:
     return parse_compile(value)
 
@@ -231,13 +262,13 @@ def _defaults(target: type, parsers: Mapping[str, Parser]) -> Mapping[str, tuple
 _MODEL: Mapping[str, tuple[Parser, Any]] = {
     "id": (_text, _REQUIRED),
     "factory": (_text, _REQUIRED),
-    "kwargs": (_mapping, {}),
+    "kwargs": (_kwargs, {}),
     "dtype": (_one_of(DTYPES), "float32"),
     "targets": (targets, None),
 }
 _SEARCH = _defaults(
     SearchConfig,
-    {"sampler": _one_of(SAMPLERS), "n_trials": _count, "seed": _whole, "rounds": _count},
+    {"sampler": _one_of(SAMPLERS), "n_trials": _count, "seed": _seed, "rounds": _count},
 )
 _COST_MODEL = _defaults(
     CostModelConfig,
@@ -310,9 +341,19 @@ def read_values(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     data = _parse_yaml(text, str(path))
     if not isinstance(data, dict):
         raise ConfigError(f"{path} must hold a mapping of keys, got {type(data).__name__}")
+    return overridden(data, overrides)
+
+
+def overridden(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Values with those of ``key=value`` texts in their place.
+
+    Raises:
+        ConfigError: an override is wrong.
+    """
+    found = copy.deepcopy(dict(data))
     for override in overrides:
-        _override(data, override)
-    return data
+        _override(found, override)
+    return found
 
 
 def parse_config(data: Mapping[str, Any], folder: Path) -> CampaignConfig:
@@ -351,10 +392,25 @@ def _read(value: Any, table: Mapping[str, tuple[Parser, Any]], section: str) -> 
     return found
 
 
+class _OnceLoader(yaml.SafeLoader):
+    """Refuses a key that stands twice, of which the last would count."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        seen: set[object] = set()
+        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+            name = key.value if isinstance(key, yaml.ScalarNode) else None
+            if name in seen and name is not None and name != "<<":
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {name} stands there twice", key.start_mark
+                )
+            seen.add(name)
+        return super().construct_mapping(node, deep)
+
+
 def _parse_yaml(text: str, where: str) -> Any:
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        return yaml.load(text, Loader=_OnceLoader)
+    except (yaml.YAMLError, ValueError) as error:  # (the latter: a date that is none)
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or error

@@ -110,7 +110,11 @@ def read_file(path: Path) -> ModelFile:
     Raises:
         DatabaseError: it cannot be read or is malformed; names the place.
     """
-    data = _read_yaml(path)
+    return _parsed(path, _text_of(path))
+
+
+def _parsed(path: Path, text: str) -> ModelFile:
+    data = _values_in(path, text)
     if not isinstance(data, dict) or data.get("schema") not in READABLE:
         found = data.get("schema") if isinstance(data, dict) else type(data).__name__
         newer = isinstance(found, int) and not isinstance(found, bool) and found > SCHEMA
@@ -134,16 +138,19 @@ def read_file(path: Path) -> ModelFile:
         ) from error
 
 
-def _read_yaml(path: Path) -> Any:
+def _text_of(path: Path) -> str:
     try:
         # (no more than the limit is read, whatever the file's size is said to be)
         with path.open("rb") as file:
             content = file.read(MOST_BYTES + 1)
         if len(content) > MOST_BYTES:
             raise DatabaseError(f"{path} has more than {MOST_BYTES} bytes; it is no plan database")
-        text = content.decode("utf-8")
+        return content.decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise DatabaseError(f"the plan database {path} cannot be read: {error}") from error
+
+
+def _values_in(path: Path, text: str) -> Any:
     try:
         return load_yaml(text)
     except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
@@ -199,8 +206,13 @@ def change_file(
 
 def replace_lengths(old: GraphEntry, new: GraphEntry) -> GraphEntry:
     """What is new, and of the old what is of other shapes, with the environment that it was tuned
-    in. What a campaign has only begun to tune stands back behind what another one finished."""
-    finished = {entry.shapes for entry in old.lengths if not entry.incomplete}
+    in. What a campaign has only begun to tune stands back behind what another one finished with the
+    same torch."""
+    torch = new.environment.get("torch")
+    finished = {
+        entry.shapes for entry in old.lengths
+        if not entry.incomplete and (entry.environment or old.environment).get("torch") == torch
+    }  # fmt: skip
     added = [e for e in new.lengths if not (e.incomplete and e.shapes in finished)]
     shapes = {entry.shapes for entry in added}
     kept = [entry for entry in old.lengths if entry.shapes not in shapes]
@@ -238,6 +250,13 @@ def _replace(path: Path, text: str) -> None:
             f"the plan database {path} would have {len(content)} bytes, more than the {MOST_BYTES} "
             "that can be read back; keep models apart by their id. Nothing was written"
         )
+    try:
+        _parsed(path, text)
+    except DatabaseError as error:
+        raise DatabaseError(
+            f"the plan database {path} could not be read back; keep models apart by their id. "
+            f"Nothing was written, of which it would be said: {error}"
+        ) from error
     prefix = f".{path.name}."
     name = ""
     try:

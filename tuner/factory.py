@@ -51,7 +51,7 @@ def load_factory(name: str, folder: Path) -> Callable[..., Any]:
         module = _load_file(place, folder) if place.endswith(".py") else _load_module(place)
     except ConfigError:
         raise
-    except Exception as error:  # whatever the user's file raises while it is imported
+    except (Exception, SystemExit) as error:  # whatever the user's file raises, imported
         raise ConfigError(
             f"model.factory {name!r} cannot be imported: {type(error).__name__}: {error}. Is its "
             "package installed, and its folder the current one or on PYTHONPATH?"
@@ -75,7 +75,7 @@ def build(config: ModelConfig, device: str, folder: Path) -> Subject:
     factory = load_factory(config.factory, folder)
     try:
         made = factory(**config.kwargs)
-    except Exception as error:  # whatever the user's factory raises
+    except (Exception, SystemExit) as error:  # whatever the user's factory raises
         raise ConfigError(
             f"model.factory {config.factory!r} failed: {type(error).__name__}: {error}. Check "
             f"model.kwargs {dict(config.kwargs)!r}"
@@ -96,7 +96,7 @@ def build(config: ModelConfig, device: str, folder: Path) -> Subject:
     def inputs(length: int) -> Inputs:
         try:
             given = made[1](length)
-        except Exception as error:  # whatever the user's function raises
+        except (Exception, SystemExit) as error:  # whatever the user's function raises
             raise ConfigError(
                 f"inputs({length}) of {config.factory!r} failed: {type(error).__name__}: {error}"
             ) from error

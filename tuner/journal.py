@@ -104,8 +104,8 @@ class Journal:
         """Write what was made of measurements, once: a campaign that goes on makes it again."""
         made = identity(kind, row=row)
         with self._thread:
-            kept = made in self._index.kept
-        if not kept:
+            is_kept = self._index.is_kept(kind, row, made)
+        if not is_kept:
             self._write([(kind, {**row, "made": made})])
 
     def spent(self) -> Spent:
@@ -120,12 +120,21 @@ class Journal:
                 self._index.learn(record)
 
 
+_REPLACED = frozenset({"result"})
+"""Of these the last record of a length counts."""
+
+
+def _place(kind: str, row: Mapping[str, Any]) -> object:
+    return kind, row.get("target", ""), row.get("length")
+
+
 class _Index:
     """What the records of a ledger say together."""
 
     def __init__(self) -> None:
         self.known: dict[str, Record] = {}
-        self.kept: set[str] = set()
+        self._kept: set[str] = set()
+        self._last: dict[object, str] = {}
         self.deaths: Counter[str] = Counter()
         self._begun: set[str] = set()
         self._spent = Spent()
@@ -133,7 +142,7 @@ class _Index:
 
     def learn(self, record: Record) -> None:
         """Take in the next record."""
-        if record["kind"] == "campaign":
+        if record["kind"] in ("campaign", "profile"):
             self.end_session()
         elif record["kind"] == "begin":
             self._begun.update(record["keys"])
@@ -147,11 +156,18 @@ class _Index:
             self.known[key] = record
             self._begun.discard(key)
         if "made" in record:
-            self.kept.add(record["made"])
+            self._kept.add(record["made"])
+            self._last[_place(record["kind"], record)] = record["made"]
         # (a beginning says its stage too)
         run = key is not None and record.get("stage") == "check"
         taken = Spent(0.0, record.get("took_s", 0.0), run)
         self._spent = self._spent.plus(taken)
+
+    def is_kept(self, kind: str, row: Mapping[str, Any], made: str) -> bool:
+        """Whether this was written before; of what replaces what stood before it, last."""
+        if kind in _REPLACED:
+            return self._last.get(_place(kind, row)) == made
+        return made in self._kept
 
     def end_session(self) -> None:
         """What was begun and is not done was cut off by the end of the session."""
@@ -164,7 +180,9 @@ class _Index:
         """Up to the last record."""
         if self._session is None:
             return self._spent
-        return self._spent.plus(Spent((self._session[1] - self._session[0]).total_seconds()))
+        # (clocks are set back at times)
+        taken = max((self._session[1] - self._session[0]).total_seconds(), 0.0)
+        return self._spent.plus(Spent(taken))
 
 
 def spent_in(path: Path) -> Spent:

@@ -36,7 +36,10 @@ class Ledger:
 
     def __init__(self, path: Path, *, fresh: bool = False) -> None:
         self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _unusable(path, error) from error
         self._thread = threading.Lock()
         self._lock = FileLock(path.with_suffix(".lock"))
         try:
@@ -45,6 +48,8 @@ class Ledger:
             raise LedgerError(
                 f"another campaign is writing {path}; wait for it, or give this one its own output"
             ) from None
+        except (OSError, NotImplementedError) as error:  # (the latter: no locks there)
+            raise _unusable(path, error) from error
         try:
             if fresh:
                 _set_aside(path)
@@ -53,6 +58,9 @@ class Ledger:
                     pass  # damage shows before anything is measured or changed
                 _cut_torn_line(path)
             self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        except OSError as error:
+            self._lock.release()
+            raise _unusable(path, error) from error
         except BaseException:
             self._lock.release()
             raise
@@ -100,9 +108,13 @@ def read_ledger(path: Path) -> Iterator[Record]:
     """The records of a ledger, without a torn last line.
 
     Raises:
-        LedgerError: another line is damaged.
+        LedgerError: it cannot be read, or another line is damaged.
     """
-    with path.open("rb") as file:
+    try:
+        opened = path.open("rb")
+    except OSError as error:
+        raise LedgerError(f"the ledger {path} cannot be read: {error}") from error
+    with opened as file:
         for number, line in enumerate(file, 1):
             if not line.endswith(b"\n"):
                 return
@@ -116,6 +128,10 @@ def read_ledger(path: Path) -> Iterator[Record]:
             if not isinstance(record, dict) or "kind" not in record:
                 raise LedgerError(f"{path} line {number} is no record of a ledger")
             yield record
+
+
+def _unusable(path: Path, error: Exception) -> LedgerError:
+    return LedgerError(f"the ledger {path} cannot be used: {error}; name another output folder")
 
 
 def _cut_torn_line(path: Path) -> None:

@@ -17,8 +17,10 @@ from search_space.plan import Plan, encode_plan, encode_regions
 from tuner.config import CampaignConfig
 from tuner.engine.pool import Pool
 from tuner.engine.slots import make_slots
+from tuner.entries import Shapes
 from tuner.journal import MOST_DEATHS, Journal, identity
 from tuner.ledger import Record
+from tuner.measure.isolate import UNSTARTED
 from tuner.measure.protocol import Repeats, Samples, Status
 from tuner.measure.turns import PATIENCE_S
 from tuner.measured import Baseline, Confirmed, Described
@@ -54,6 +56,8 @@ class Measurer:
         self._pool = Pool(make_slots(config, target))
         self._device: dict[str, str] = {}
         self._graphs: dict[int, str] = {}
+        self._shapes: dict[int, Shapes] = {}
+        self._tried: set[str] = set()  # in this session
 
     def __enter__(self) -> Measurer:
         return self
@@ -69,6 +73,11 @@ class Measurer:
     def size(self) -> int:
         """How many measurements can run at once."""
         return self._pool.size
+
+    @property
+    def recovered(self) -> int:
+        """How many measurements earlier sessions of the campaign made."""
+        return self._journal.recovered
 
     @property
     def waited_s(self) -> float:
@@ -122,7 +131,7 @@ class Measurer:
         reply = self._must({"job": "describe", "length": length}, what)
         # our own child's
         graph, bindings, shapes = pickle.loads(base64.b64decode(reply["described"]))
-        self._graphs[length] = graph.fingerprint
+        self._graphs[length], self._shapes[length] = graph.fingerprint, shapes
         return Described(
             length, graph, bindings, shapes, reply["eager_peak_bytes"], reply["free_bytes"]
         )
@@ -190,16 +199,17 @@ class Measurer:
         """Record what was made of measurements, once."""
         self._journal.keep(kind, row)
 
+    def is_known(self, length: int, plan: Plan, reference: Plan | None) -> bool:
+        """Whether a plan's first run is on record, so that :meth:`check` makes none."""
+        key = self._check_key(length, plan, reference)
+        return self._journal.known(key, self._config.confirm.timeout_s) is not None
+
     def check(self, length: int, plan: Plan, reference: Plan | None) -> Confirmed:
         """Run a plan once: its peak, and whether its outputs are the eager model's (or those of a
         reference plan). It has no samples yet."""
-        confirm = self._config.confirm
         request = {"length": length, "plan": encode_plan(plan), "reference": _encoded(reference)}
-        key = self._key(
-            "check", length, plan=request["plan"], reference=request["reference"],
-            rtol=confirm.rtol, atol=confirm.atol,
-        )  # fmt: skip
         row = {**self._row(length), "stage": "check", "plan": request["plan"]}
+        key = self._check_key(length, plan, reference)
         record = self._measured("check", key, row, {"job": "peak", **request})
         if record["status"] != "ok":
             return Confirmed(plan, record["status"], record["reason"])
@@ -229,7 +239,7 @@ class Measurer:
         timeout_s = self._config.confirm.timeout_s
         keys = {
             one.plan: self._key(
-                stage, length, plan=encode_plan(one.plan), reference=_encoded(reference)
+                stage, length, reference=_encoded(reference), **self._identified(one.plan)
             )
             for one in plans
         }
@@ -307,8 +317,9 @@ class Measurer:
     def _measured(self, kind: str, key: str, row: Row, request: Row) -> Record:
         """A measurement's record, from the ledger or made now."""
         known = self._journal.known(key, self._config.confirm.timeout_s)
-        if known is not None:
+        if known is not None and not self._is_tried_again(kind, key, known):
             return known
+        self._tried.add(key)
         reply = self._asked([key], {"what": kind, **row}, request)
         if reply.pop("suspect", False):
             # what ran before it in that process may have spoilt the model; the next one is new
@@ -320,6 +331,12 @@ class Measurer:
         self._journal.commit([(kind, record)])
         return record
 
+    def _is_tried_again(self, kind: str, key: str, known: Record) -> bool:
+        """Whether what failed in an earlier session may succeed now, and nothing goes on without
+        it. (What took too long is tried again where more time is allowed.)"""
+        failed = known["status"] not in ("ok", Status.TIMEOUT)
+        return kind in _NEEDED and failed and key not in self._tried
+
     def _asked(self, keys: Sequence[str], what: Row, request: Row, times: int = 1) -> Row:
         """What a slot answers; or a failure where the campaign died of it too often."""
         deaths = max(map(self._journal.deaths, keys))
@@ -329,6 +346,9 @@ class Measurer:
         timeout_s = times * self._config.confirm.timeout_s
         turn_s = PATIENCE_S if self._config.device.startswith("cuda") else 0.0
         reply = self._pool.request(request, timeout_s, turn_s)
+        if reply.pop(UNSTARTED, False):
+            # (not the candidate's failure; the same campaign goes on from here when it can)
+            self._checked(reply, "the measuring process could not be started again")
         if reply["status"] == Status.TIMEOUT:
             reply["timeout_s"] = self._config.confirm.timeout_s
         return reply
@@ -336,8 +356,22 @@ class Measurer:
     def _key(self, kind: str, length: int, **what: Any) -> str:
         return identity(
             kind, model=self._config.model.id, graph=self._graphs[length], length=length,
-            device=self._device, **what,
+            shapes=self._shapes[length], device=self._device, **what,
         )  # fmt: skip
+
+    def _check_key(self, length: int, plan: Plan, reference: Plan | None) -> str:
+        confirm = self._config.confirm
+        return self._key(
+            "check", length, reference=_encoded(reference), rtol=confirm.rtol, atol=confirm.atol,
+            **self._identified(plan),
+        )  # fmt: skip
+
+    def _identified(self, plan: Plan) -> Row:
+        """A plan in an identity: how it is compiled is a part of it."""
+        options = self._config.compile
+        if plan.compiled and options:
+            return {"plan": encode_plan(plan), "compile": options.plain}
+        return {"plan": encode_plan(plan)}
 
     def _row(self, length: int) -> Row:
         row: Row = {"length": length, "graph": self._graphs[length]}

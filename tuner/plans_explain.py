@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import sys
 from collections.abc import Mapping, Sequence
 
 from cost_models.select import mib
@@ -11,6 +12,7 @@ from search_space.errors import AutoChunkError, BudgetError, ConfigError
 from tuner.config import CampaignConfig
 from tuner.database import slug
 from tuner.entries import GraphEntry, LengthEntry, ModelFile, PlanRow
+from tuner.frontier import best_within
 from tuner.inspect_model import Inspected, inspect_lengths
 from tuner.runtime.analysis import Analysis
 from tuner.runtime.choose import choose
@@ -91,12 +93,9 @@ def _steps(entry: GraphEntry, length: int, budget: Budget | None) -> list[str]:
 def _rows(entry: LengthEntry, budget: Budget | None) -> list[str]:
     """The frontier, with the plan marked that the measured peaks would choose."""
     limit = None if budget is None else budget.resolve(entry.eager.peak_bytes)
-    fitting = [row for row in entry.frontier if limit is None or row.needed_bytes <= limit]
     minimum = budget is not None and limit is None
-    chosen = None
-    if fitting:
-        order = (lambda row: row.needed_bytes) if minimum else (lambda row: row.latency_ms)
-        chosen = min(fitting, key=order)
+    within = None if minimum else sys.maxsize if limit is None else limit
+    chosen = best_within(entry.frontier, within)
     of = "no budget" if budget is None else f"budget {budget}"
     of += "" if limit is None else f" = {mib(limit)}"
     lines = [f"{'->' if row is chosen else '  '} {_row(row, limit)}" for row in entry.frontier]

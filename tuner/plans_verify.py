@@ -23,6 +23,7 @@ from tuner.measure.timing import interleave, median, ratio
 from tuner.measure.turns import PATIENCE_S
 from tuner.runtime.apply import apply_plan
 from tuner.runtime.captures import Captures
+from tuner.runtime.kernels import Forms
 from tuner.runtime.lookup import Judged, Plans
 
 PEAK_NOISE = 0.01
@@ -78,7 +79,7 @@ def verify(
     found = False
     for subject in subjects(config.model, device, config.folder, min(config.seq_lens)):
         captures = Captures(subject.model)
-        for judged in _judged(subject, captures, plans, config.seq_lens):
+        for judged in _judged(config, subject, captures, plans):
             found = True
             for entry, rows in _selected(judged.entry, most):
                 yield from _verify_length(
@@ -92,13 +93,15 @@ def verify(
 
 
 def _judged(
-    subject: Subject, captures: Captures, plans: Plans, lengths: tuple[int, ...]
+    config: CampaignConfig, subject: Subject, captures: Captures, plans: Plans
 ) -> list[Judged]:
-    """What the database has for the graphs of the configuration's lengths."""
+    """What the database has for the graphs of the configuration's lengths, with its kernels."""
     found = {}
-    for length in lengths:
+    forms = Forms(config.kernels, lambda fingerprint: plans.judged(fingerprint) is not None)
+    for length in config.seq_lens:
         args, kwargs = subject.inputs(length)
-        fingerprint = captures.locate(args, kwargs).captured.graph.fingerprint
+        located = captures.locate(args, kwargs)
+        fingerprint = forms.chosen(located.captured, located.bindings).graph.fingerprint
         judged = plans.judged(fingerprint)
         if judged is not None:
             found[fingerprint] = judged

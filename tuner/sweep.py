@@ -27,7 +27,7 @@ from cost_models.base import Sample
 from search_space.errors import AutoChunkError, ConfigError
 from tuner.campaign import run_campaign
 from tuner.campaign_result import CampaignResult
-from tuner.config import CampaignConfig, LimitsConfig, parse_config, read_values
+from tuner.config import CampaignConfig, LimitsConfig, overridden, parse_config, read_values
 from tuner.database import slug
 from tuner.journal import Spent, spent_in
 from tuner.progress import Progress
@@ -56,12 +56,14 @@ def load_sweep(path: Path, overrides: Sequence[str] = ()) -> tuple[CampaignConfi
     try:
         if "sweep" not in data:
             return (parse_config(data, folder),)
-        return _members(data, folder)
+        return _members(data, folder, overrides)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
 
 
-def _members(data: dict[str, Any], folder: Path) -> tuple[CampaignConfig, ...]:
+def _members(
+    data: dict[str, Any], folder: Path, overrides: Sequence[str] = ()
+) -> tuple[CampaignConfig, ...]:
     entries = data.pop("sweep")
     if not isinstance(entries, list) or not entries:
         raise ConfigError(
@@ -76,14 +78,17 @@ def _members(data: dict[str, Any], folder: Path) -> tuple[CampaignConfig, ...]:
                 f"got {entry!r}"
             )
         try:
-            found.append(parse_config(_changed(data, entry), folder))
+            found.append(parse_config(overridden(_changed(data, entry), overrides), folder))
         except ConfigError as error:
             raise ConfigError(f"sweep[{place}]: {error}") from error
     times = Counter(slug(one.model.id) for one in found)
-    placed = []
+    placed, taken = [], set[str]()
     for place, one in enumerate(found):
         name = slug(one.model.id)
         inner = name if times[name] == 1 else f"{name}-{place}"
+        while inner in taken or (inner != name and inner in times):
+            inner += "-"
+        taken.add(inner)
         placed.append(replace(one, output=one.output / inner))
     return tuple(sorted(placed, key=lambda one: (min(one.seq_lens), max(one.seq_lens))))
 
@@ -113,9 +118,9 @@ def run_sweep(
         if len(configs) > 1:
             lengths = ", ".join(map(str, config.seq_lens))
             progress.note(f"campaign {place + 1} of {len(configs)}: {config.model.id} at {lengths}")
-        own = replace(config, limits=_share(config.limits, spent, len(configs) - place))
+        limits = _share(config.limits, spent, len(configs) - place)
         try:
-            result = run_campaign(own, progress, fresh=fresh, samples=samples)
+            result = run_campaign(config, progress, fresh=fresh, samples=samples, limits=limits)
         except AutoChunkError as error:
             if len(configs) > 1:
                 progress.note(f"{config.model.id} is left out: {error}")

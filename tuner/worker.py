@@ -300,6 +300,7 @@ class Session:
     def _inputs_at(self, length: int) -> Inputs:
         if self._inputs is None or self._inputs[0] != length:
             self._inputs = (length, self._subject.inputs(length))
+            self._references.clear()  # (they may be random, and others each time)
         return self._inputs[1]
 
     def _located(self, length: int) -> tuple[Located, MemoryModel]:

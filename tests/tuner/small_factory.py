@@ -47,6 +47,18 @@ def blocks(layers: int = 2, width: int = 32, heads: int = 4) -> tuple[nn.Module,
     return model, inputs
 
 
+def of_batch(batch: int) -> tuple[nn.Module, Inputs]:
+    """One block; inputs of a batch."""
+    model, _ = blocks(1)
+    return model, lambda length: ((torch.ones(batch, length, 32),), {})
+
+
+def unseeded() -> tuple[nn.Module, Inputs]:
+    """One block; other inputs each time."""
+    model, _ = blocks(1)
+    return model, lambda length: ((torch.randn(2, length, 32),), {})
+
+
 class Unsteady(nn.Module):
     """Gives another result at every call."""
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import html
+import pickle
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +16,9 @@ import yaml
 from cost_models.create import COMPARED
 from cost_models.stored import read_model
 from search_space.errors import BudgetError, ConfigError, LedgerError, MeasurementError
-from tests.tuner.campaigns import campaign
+from search_space.plan import encode_plan
+from search_space.space import make_plan
+from tests.tuner.campaigns import FACTORY, campaign
 from tests.tuner.small_factory import blocks
 from tuner import apply
 from tuner.campaign import run_campaign
@@ -21,11 +26,14 @@ from tuner.campaign_result import CampaignResult
 from tuner.card_tables import card_summary
 from tuner.config import parse_config
 from tuner.database import read_database
+from tuner.journal import Journal
 from tuner.ledger import Ledger, read_ledger
+from tuner.measurer import Measurer
 from tuner.progress import Best, Silent
 from tuner.report.page import render
 from tuner.report.read import read_run
 from tuner.report.values import plan_key
+from tuner.worker import Session
 
 
 class Notes(Silent):
@@ -250,3 +258,63 @@ def test_a_campaign_that_runs_elsewhere_keeps_its_configuration(tmp_path: Path) 
         with pytest.raises(LedgerError, match="another campaign"):
             run_campaign(config)
     assert (config.output / "config.yaml").read_text(encoding="utf-8") == "theirs"
+
+
+def test_what_was_run_counts_after_the_limits_are_spent(tmp_path: Path) -> None:
+    values = campaign(tmp_path, seq_lens=[96], limits={"runs": 3}, cost_model={"timings_s": 60})
+    first = run_campaign(parse_config(values, tmp_path))
+    ledger = tmp_path / "runs" / "ledger.jsonl"
+    begun = sum(record["kind"] == "begin" for record in read_ledger(ledger))
+    again = run_campaign(parse_config(values, tmp_path))
+    assert sum(record["kind"] == "begin" for record in read_ledger(ledger)) == begun
+    (before,), (after,) = first.lengths, again.lengths
+    assert before.frontier == after.frontier
+    assert [one.plan for one in before.confirmed] == [one.plan for one in after.confirmed]
+
+
+def test_other_inputs_are_other_measurements(tmp_path: Path) -> None:
+    """Two batches give one graph: sizes are symbols there."""
+    keys = []
+    for batch in (3, 4):
+        model = {"id": "m", "factory": f"{FACTORY}:of_batch", "kwargs": {"batch": batch}}
+        config = parse_config(campaign(tmp_path, model=model, seq_lens=[48]), tmp_path)
+        path = tmp_path / "ledger.jsonl"
+        with Ledger(path) as ledger, Measurer(config, Journal(ledger)) as measurer:
+            graph = measurer.describe(48).graph.fingerprint
+            keys.append((graph, measurer._key("baseline", 48)))
+    assert keys[0][0] == keys[1][0]
+    assert keys[0][1] != keys[1][1]
+
+
+def test_what_nothing_goes_on_without_is_tried_in_each_session(tmp_path: Path) -> None:
+    config = parse_config(campaign(tmp_path, seq_lens=[48]), tmp_path)
+    ledger = tmp_path / "ledger.jsonl"
+
+    def statuses() -> list[str]:
+        return [r["status"] for r in read_ledger(ledger) if r["kind"] == "baseline"]
+
+    for session in range(2):
+        with Ledger(ledger) as opened, Measurer(config, Journal(opened)) as measurer:
+            measurer.describe(48)
+            if not session:
+                measurer._pool.request = _no_memory  # type: ignore[method-assign, assignment]
+            assert {measurer.baseline(48).status for _ in range(2)} == {"ok" if session else "oom"}
+    assert statuses() == ["oom", "ok"]
+
+
+def _no_memory(*args: object) -> dict[str, Any]:
+    return {"status": "oom", "reason": "others have it", "took_s": 0.0, "slot": ""}
+
+
+def test_inputs_that_are_drawn_anew_are_compared_with_their_own(tmp_path: Path) -> None:
+    model = {"id": "m", "factory": f"{FACTORY}:unseeded"}
+    config = parse_config(campaign(tmp_path, model=model, seq_lens=[32, 48]), tmp_path)
+    session = Session({"config": config.plain(), "folder": str(tmp_path), "target": ""})
+    repeats = {"warmup": 0, "repeats": 1, "most": 1, "budget_s": 0.1}
+    for length in (32, 48):
+        session.handle({"job": "baseline", "length": length, "repeats": repeats})
+    described = session.handle({"job": "describe", "length": 32})["described"]
+    graph, _, _ = pickle.loads(base64.b64decode(described))
+    plan = encode_plan(make_plan(graph))
+    found = session.handle({"job": "peak", "length": 32, "plan": plan, "reference": None})
+    assert found["status"] == "ok", found

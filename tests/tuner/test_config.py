@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 from collections.abc import Mapping
 from dataclasses import FrozenInstanceError, fields, is_dataclass
@@ -387,6 +388,8 @@ def test_the_home_folder_may_be_short(monkeypatch: pytest.MonkeyPatch, tmp_path:
         ("campaign: 'a\nb: c\n", 3),
         ("a: b\nc: d: e\n", 2),
         ("campaign: !!python/name:os.system x\n", 1),
+        ("campaign: a\nseq_lens: [8]\nseq_lens: [16]\n", 3),
+        ("campaign: a\nsearch: {seed: 1, seed: 2}\n", 2),
     ],
 )
 def test_what_is_no_yaml_names_file_and_line(text: str, line: int, tmp_path: Path) -> None:
@@ -572,3 +575,29 @@ def test_plain_values_are_read_back_as_the_same(data: Mapping[str, Any]) -> None
     # through a campaign file and through the ledger
     assert parse_config(yaml.safe_load(yaml.safe_dump(config.plain())), ROOT) == config
     assert parse_config(json.loads(json.dumps(config.plain())), ROOT) == config
+
+
+def test_a_date_that_is_none_is_no_yaml(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text("campaign: a\nmodel: {kwargs: {when: 2024-13-45}}\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match="not valid YAML: month must be"):
+        load_config(path)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "says"),
+    [
+        ({"when": datetime.date(2024, 1, 2)}, r"kwargs.when must be .* got date 2024-01-02"),
+        ({"sizes": {1: 2}}, r"kwargs.sizes: names must be texts, got 1"),
+        ({"deep": [{"set": {1}}]}, r"kwargs.deep.set must be .* got set"),
+    ],
+)
+def test_arguments_are_what_json_keeps(kwargs: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        parse_config(changed("model.kwargs", kwargs), ROOT)
+
+
+def test_a_seed_is_one_that_samplers_take() -> None:
+    assert parse_config(changed("search.seed", 2**32 - 1), ROOT).search.seed == 2**32 - 1
+    with pytest.raises(ConfigError, match=r"search\.seed must be below"):
+        parse_config(changed("search.seed", 2**32), ROOT)

@@ -26,6 +26,7 @@ from tuner.database import (
     model_path,
     read_database,
     read_file,
+    replace_lengths,
     write_graph,
 )
 
@@ -488,3 +489,30 @@ def test_the_eager_peak_is_known_at_tuned_shapes_alone() -> None:
     entry = replace(graph_entry(), lengths=(length_entry("0f3a", 64, peak=123),))
     assert entry.eager_peak(((1, 64), (1, 3, 64))) == 123
     assert entry.eager_peak(((1, 63), (1, 3, 63))) is None
+
+
+def test_what_could_not_be_read_back_is_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = graph_entry()
+    path = write_graph(tmp_path, "cpu x", "m", entry)
+    before = path.read_bytes()
+    values = sum(map(before.count, (b",", b":", b"[", b"{", b"\n")))
+    monkeypatch.setattr("tuner.safe_yaml.MOST_VALUES", values)
+    assert read_file(path).graphs == (entry,)
+    with pytest.raises(DatabaseError, match="could not be read back"):
+        write_graph(tmp_path, "cpu x", "m", replace(entry, fingerprint=f"{1:016x}"))
+    assert path.read_bytes() == before
+
+
+def test_a_finished_entry_of_another_torch_does_not_stand_before_the_best_so_far() -> None:
+    entry = graph_entry()
+    old = replace(entry, environment={**entry.environment, "torch": "2.0.0"})
+    begun = replace(
+        entry, environment={**entry.environment, "torch": "2.1.0"},
+        lengths=tuple(replace(one, incomplete=True) for one in entry.lengths),
+    )  # fmt: skip
+    merged = replace_lengths(old, begun)
+    assert all(one.incomplete for one in merged.lengths)
+    same = replace(old, environment=begun.environment)
+    assert not any(one.incomplete for one in replace_lengths(same, begun).lengths)

@@ -222,6 +222,7 @@ def test_a_missing_module_says_so(folder: Path) -> None:
         ("from torch import no_such_name\n", "ImportError.*no_such_name"),
         ("1 / 0\n", "ZeroDivisionError"),
         ("def make(:\n", "SyntaxError"),
+        ("import sys\nsys.exit(0)\n", "SystemExit: 0"),
     ],
 )
 def test_an_error_in_the_users_file_is_told(source: str, says: str, folder: Path) -> None:

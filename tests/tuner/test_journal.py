@@ -178,3 +178,26 @@ def test_time_passes_without_records_too(path: Path) -> None:
         assert clock.wall_left_s == 0
         assert Clock(LimitsConfig(), Journal(ledger)).wall_left_s is None
         assert Clock(LimitsConfig(), Journal(ledger)).allowance().exceeded() == ""
+
+
+def test_of_results_the_last_one_counts(path: Path) -> None:
+    """A campaign may find, lose and find again the same result."""
+    good, empty = ({"target": "", "length": 8, "frontier": found} for found in ([1], []))
+    for row in (good, empty, good, good):
+        with Ledger(path) as ledger:
+            Journal(ledger).keep("result", row)
+            Journal(ledger).keep("prediction", row)
+    kinds = [(record["kind"], record["frontier"]) for record in read_ledger(path)]
+    assert [found for kind, found in kinds if kind == "result"] == [[1], [], [1]]
+    assert [found for kind, found in kinds if kind == "prediction"] == [[1], []]
+
+
+def test_a_profile_is_a_session_of_its_own_and_time_never_runs_back(path: Path) -> None:
+    times = [
+        ("campaign", "2024-01-01T00:00:00"), ("finished", "2024-01-01T00:10:00"),
+        ("profile", "2024-01-04T00:00:00"), ("region", "2024-01-04T00:01:00"),
+        ("campaign", "2024-01-05T05:00:00"), ("region", "2024-01-05T04:00:00"),
+    ]  # fmt: skip
+    lines = [json.dumps({"kind": kind, "at": f"{at}+00:00"}) for kind, at in times]
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    assert spent_in(path).wall_s == 660

@@ -278,3 +278,44 @@ def test_forms_are_compared_without_autocast() -> None:
         fast = apply(model, (x,), kernels="sdpa")
         assert fast.prepare(x).captured.graph.rewrites == ("sdpa",)
         torch.testing.assert_close(fast(x), model(x), rtol=1e-4, atol=1e-4)
+
+
+class LearnedBias(nn.Module):
+    """Attention, written out or fused, with a parameter itself added to its scores."""
+
+    def __init__(self, length: int, fused: bool = False) -> None:
+        super().__init__()
+        self.fused = fused
+        self.qkv = nn.Linear(WIDTH, 3 * WIDTH)
+        self.bias = nn.Parameter(torch.randn(1, HEADS, length, length))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        batch, length, _ = x.shape
+        q, k, v = self.qkv(x).view(batch, length, 3, HEADS, HEAD).permute(2, 0, 3, 1, 4)
+        if self.fused:
+            made = nn.functional.scaled_dot_product_attention(q, k, v, self.bias)
+        else:
+            made = torch.softmax(q @ k.transpose(-1, -2) * HEAD**-0.5 + self.bias, -1) @ v
+        return made.transpose(1, 2).reshape(batch, length, WIDTH)
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_a_parameter_may_be_a_bias(trained: bool) -> None:
+    """A fused kernel takes no mask that may ask for a gradient."""
+    model, (x, _) = LearnedBias(40).eval().requires_grad_(trained), inputs(40, 2)
+    fast = apply(model, (x,), kernels="sdpa")
+    assert fast.prepare(x).captured.graph.rewrites == ("sdpa",)
+    with torch.no_grad():
+        torch.testing.assert_close(fast(x), model(x), rtol=1e-4, atol=1e-4)
+
+
+def test_attention_with_a_parameter_as_its_mask_stores_its_scores() -> None:
+    model, (x, _) = LearnedBias(128, fused=True).eval(), inputs(128)
+    fast = apply(model, (x,))
+    _, peak = CpuBackend().peak(lambda: fast(x))
+    assert peak.requested_bytes <= fast.predicted_peak_bytes <= 1.1 * peak.requested_bytes
+    lower = apply(model, (x,), memory_budget="min")
+    with torch.no_grad():
+        torch.testing.assert_close(lower(x), model(x), rtol=1e-4, atol=1e-4)
+    _, peak = CpuBackend().peak(lambda: lower(x))
+    assert peak.requested_bytes <= 1.05 * lower.predicted_peak_bytes

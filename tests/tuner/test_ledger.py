@@ -277,3 +277,15 @@ def test_records_of_any_kind_are_json(path: Path) -> None:
         ledger.append("made", {"n": 1})
     (line,) = path.read_bytes().splitlines()
     assert list(json.loads(line)) == ["kind", "at", "n"]
+
+
+def test_a_place_that_cannot_be_used_is_one_error(tmp_path: Path) -> None:
+    (tmp_path / "ledger.jsonl").mkdir()
+    with pytest.raises(LedgerError, match="cannot be"):
+        Ledger(tmp_path / "ledger.jsonl")
+    with pytest.raises(LedgerError, match="cannot be read"):
+        list(read_ledger(tmp_path / "ledger.jsonl"))
+    file = tmp_path / "file"
+    file.write_text("", encoding="utf-8")
+    with pytest.raises(LedgerError, match=r"cannot be used.*name another output folder"):
+        Ledger(file / "ledger.jsonl")

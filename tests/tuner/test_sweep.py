@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 import yaml
 
-from search_space.errors import ConfigError
-from tuner.config import load_config
-from tuner.sweep import load_sweep
+from search_space.errors import ConfigError, MeasurementError
+from tests.tuner.campaigns import campaign
+from tuner.config import load_config, parse_config
+from tuner.progress import Silent
+from tuner.sweep import load_sweep, run_sweep
 
 MODEL = {"id": "Small", "factory": "a.b:c", "kwargs": {"layers": 2, "width": 32}}
 FILE: dict[str, Any] = {
@@ -75,3 +77,24 @@ def test_a_wrong_entry_is_named(sweep: Any, says: str, tmp_path: Path) -> None:
 def test_what_takes_one_campaign_refuses_a_sweep(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="several campaigns"):
         load_config(write(tmp_path, sweep=[{}]))
+
+
+def test_overrides_hold_for_all_campaigns(tmp_path: Path) -> None:
+    path = write(tmp_path, sweep=[{"seq_lens": [256]}, {"search": {"rounds": 1}}])
+    for one in load_sweep(path, ["seq_lens=[16]", "search.rounds=7"]):
+        assert (one.seq_lens, one.search.rounds) == ((16,), 7)
+
+
+def test_every_campaign_has_a_folder_of_its_own(tmp_path: Path) -> None:
+    names = ["a", "a", "a-0", "a-1", "A"]
+    path = write(tmp_path, sweep=[{"model": {"id": name}} for name in names])
+    assert len({one.output for one in load_sweep(path)}) == len(names)
+
+
+def test_limits_that_leave_a_campaign_nothing_are_no_mistake(tmp_path: Path) -> None:
+    values = campaign(tmp_path, seq_lens=[32], limits={"runs": 1})
+    configs = [parse_config({**values, "output": str(tmp_path / name)}, tmp_path) for name in "ab"]
+    first, second = run_sweep(configs, Silent())
+    assert isinstance(first.error, MeasurementError), "half a run is none"
+    assert "Where limits ended it, raise them" in str(first.error)
+    assert second.result is not None and len(second.result.lengths[0].confirmed) == 1

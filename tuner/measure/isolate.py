@@ -20,6 +20,9 @@ from typing import Any
 from tuner.measure.confine import leftovers, memory_kills
 from tuner.measure.protocol import Status
 
+UNSTARTED = "unstarted"
+"""Marks a reply of a process that could not be started: it says nothing of what was asked."""
+
 
 class Isolated:
     """A session in a process of its own.
@@ -84,7 +87,7 @@ class Isolated:
         if self._process is None:
             opened = self._start()
             if opened["status"] != "ok":
-                return opened
+                return {**opened, UNSTARTED: True}
         return self._exchange(request, timeout_s)
 
     def kill(self) -> None:

@@ -20,7 +20,7 @@ from search_space.errors import AutoChunkError, BudgetError, CaptureError
 from search_space.plan import Plan
 from search_space.space import make_plan
 from tuner.entries import GraphEntry, PlanRow, Shapes
-from tuner.frontier import SLOWEST
+from tuner.frontier import SLOWEST, tied
 from tuner.runtime.analysis import Analysis
 from tuner.runtime.lookup import Plans
 
@@ -244,7 +244,10 @@ def _best_row(
     if minimum:
         quick = [pair for pair in fitting if pair[0].ratio <= SLOWEST] or fitting
         return min(quick, key=lambda pair: (pair[1], pair[0].latency_ms))
-    return min(fitting, key=lambda pair: (pair[0].latency_ms, pair[1]))
+    # (ratios are of runs in turns with the reference; latencies alone drift between rounds)
+    best, _ = min(fitting, key=lambda pair: (pair[0].ratio, pair[1]))
+    alike = [pair for pair in fitting if tied(pair[0], best)]
+    return min(alike, key=lambda pair: (pair[1], pair[0].ratio))
 
 
 def _legal_rows(analysis: Analysis, rows: Sequence[PlanRow]) -> list[tuple[PlanRow, int]]:

@@ -18,9 +18,12 @@ use weights meanwhile waits.
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 from collections.abc import Iterator
 from types import TracebackType
+
+log = logging.getLogger("autochunk")
 
 _PATIENCE_S = 5.0
 """So long who traces waits for a moment that comes by itself, and again after each try."""
@@ -80,6 +83,7 @@ class Gate:
 
     def _await_users(self) -> None:
         """Until nobody uses weights; then, nobody may come."""
+        said = False
         while True:
             if self._changed.wait_for(lambda: not self._users, _PATIENCE_S):
                 break
@@ -88,6 +92,12 @@ class Gate:
                 break
             self._tracer = None
             self._changed.notify_all()
+            if not said:
+                log.warning(
+                    "autochunk: inputs of a new kind are captured as soon as no other thread's "
+                    "call runs; so far some always did"
+                )
+                said = True
         self._tracer = threading.get_ident()
 
     def _enter(self, again: bool = False) -> None:

@@ -41,7 +41,8 @@ def run_rounds(state: State, one: Length, allowance: Allowance) -> None:
     state.progress.phase(tuning_title(one), steps)
     unchanged = make_plan(one.analysis.graph)
     for number in range(search.rounds):
-        if reason := allowance.exceeded():
+        reason = allowance.exceeded()
+        if reason and not state.measurer.recovered:
             state.progress.note(f"length {one.length}: no round {number + 1}: {reason}")
             break
         state.progress.running("predicting plans")
@@ -53,6 +54,8 @@ def run_rounds(state: State, one: Length, allowance: Allowance) -> None:
         wanted = [] if number else [unchanged, *analytic_plans(one)]
         wanted += most_promising(one, found, confirm.top_k)
         fresh = [plan for plan in dict.fromkeys(wanted) if plan not in one.confirmed]
+        if reason:  # what an earlier session ran counts all the same
+            fresh = [plan for plan in fresh if _is_known(state, one, plan)]
         _confirm(state, one, fresh, allowance)
         if not fresh:
             break
@@ -70,7 +73,8 @@ def _confirm_compiled(state: State, one: Length, allowance: Allowance) -> None:
         return
     ran: list[Plan] = []
     for first in (True, False):
-        if allowance.exceeded():
+        reason = allowance.exceeded()
+        if reason and not state.measurer.recovered:
             break
         assert one.cost is not None
         if first:
@@ -80,6 +84,8 @@ def _confirm_compiled(state: State, one: Length, allowance: Allowance) -> None:
             wanted = most_promising(one, found, state.config.confirm.top_k)
         fresh = [plan for plan in dict.fromkeys(wanted)
                  if plan.compiled and plan not in one.confirmed]  # fmt: skip
+        if reason:
+            fresh = [plan for plan in fresh if _is_known(state, one, plan)]
         if fresh:
             _confirm(state, one, fresh, allowance)
             one.cost = one.cost.corrected(_latencies(one))
@@ -96,8 +102,10 @@ def _confirm(state: State, one: Length, plans: Sequence[Plan], allowance: Allowa
     checked: list[Confirmed] = []
     done = 0
     for wave in waves(plans, measurer.size):
-        if checked and allowance.exceeded():
-            break  # what passed so far is still timed
+        if allowance.exceeded():  # what passed so far is still timed
+            wave = [plan for plan in wave if _is_known(state, one, plan)]
+            if not wave:
+                continue
         done += len(wave)
         state.progress.running(f"plan {done} of {len(plans)}: memory and outputs")
         for plan in wave:
@@ -134,6 +142,8 @@ def _tell_best(state: State, one: Length) -> None:
 
 def _check(state: State, one: Length, plan: Plan) -> Confirmed:
     """A plan's first run; none where it cannot but run out of memory."""
+    if _is_known(state, one, plan):  # (when more was free, maybe)
+        return state.measurer.check(one.length, plan, one.reference)
     predicted, free = one.analysis.memory.profile(plan.choices).peak_bytes, one.described.free_bytes
     reason = state.exhausted.implied(one.length, plan)
     if predicted > free:
@@ -141,6 +151,10 @@ def _check(state: State, one: Length, plan: Plan) -> Confirmed:
     if reason:
         return state.measurer.not_run(one.length, plan, Status.OOM_PREDICTED.value, reason)
     return state.measurer.check(one.length, plan, one.reference)
+
+
+def _is_known(state: State, one: Length, plan: Plan) -> bool:
+    return state.measurer.is_known(one.length, plan, one.reference)
 
 
 def _note_failure(state: State, one: Length, done: Confirmed) -> None:
