@@ -179,7 +179,7 @@ def test_a_measured_peak_above_the_predicted_one_counts(tmp_path: Path) -> None:
     prepared = apply(block(), (x,), memory_budget=0.5).prepare(x)
     plan, predicted = prepared.chosen.plan, prepared.chosen.peak_bytes
     row = PlanRow(plan, 2 * predicted, predicted, 1.0, 1.0, 1.0, 1.0)
-    lower = replace(row, peak_bytes=predicted, latency_ms=3.0,
+    lower = replace(row, peak_bytes=predicted, ratio=1.3, ratio_low=1.3, ratio_high=1.3,
                     plan=replace(plan, choices=(replace(plan.choices[0], chunk_size=2),
                                                 *plan.choices[1:])))  # fmt: skip
     entry = LengthEntry(LENGTH, ((1, LENGTH, 32),), Reference(4 * predicted, 1.0), (lower, row))

@@ -369,8 +369,9 @@ def test_a_model_in_training_mode_is_refused() -> None:
         apply(block().train(), (sample(),), memory_budget=0.5)
 
 
-def confirmed(prepared: Prepared, latency_ms: float) -> PlanRow:
-    """An analytic plan in chunks of half the size, as if it had been confirmed.
+def confirmed(prepared: Prepared, ratio: float) -> PlanRow:
+    """An analytic plan in chunks of half the size, as if it had been confirmed, beside a model that
+    takes a millisecond.
 
     The smaller chunks tell it from what is chosen analytically.
     """
@@ -380,7 +381,12 @@ def confirmed(prepared: Prepared, latency_ms: float) -> PlanRow:
     )
     peak = prepared.analysis.memory.profile(choices).peak_bytes
     plan = replace(prepared.chosen.plan, choices=choices)
-    return PlanRow(plan, peak, peak, latency_ms, 1.0, 1.0, 1.0)
+    return taking(PlanRow(plan, peak, peak, 1.0, 1.0, 1.0, 1.0), ratio)
+
+
+def taking(row: PlanRow, ratio: float) -> PlanRow:
+    """The row with another time."""
+    return replace(row, latency_ms=ratio, ratio=ratio, ratio_low=ratio, ratio_high=ratio)
 
 
 @dataclass(frozen=True)
@@ -389,7 +395,7 @@ class Tuned:
 
     Attributes:
         whole: the unchanged model, 1 ms.
-        low: a plan within half of the eager peak, 4 ms; not the one that is chosen analytically.
+        low: a plan within half of the eager peak, 1.2 ms; not the one that is chosen analytically.
         analytic: that one.
     """
 
@@ -410,13 +416,12 @@ class Tuned:
 def tuned() -> Tuned:
     model, x = block(), sample()
     half = apply(model, (x,), memory_budget=0.5).prepare(x)
-    low = confirmed(half, 4.0)
+    low = confirmed(half, 1.2)
     plan = half.chosen.plan
     unchanged = half.analysis.selector.unchunked_bytes
-    whole = replace(
+    whole = taking(replace(
         low, plan=Plan(plan.fingerprint), peak_bytes=unchanged, predicted_bytes=unchanged,
-        latency_ms=1.0,
-    )  # fmt: skip
+    ), 1.0)  # fmt: skip
     assert len({whole.plan, low.plan, plan}) == 3
     return Tuned(model, x, eager_peak_bytes(model, (x,)), whole, low, plan)
 
@@ -458,7 +463,8 @@ def test_a_tuned_plan_serves_its_own_length(tuned: Tuned, write: Write, lines: L
 
 
 def test_the_fastest_tuned_plan_within_the_budget_is_taken(tuned: Tuned, write: Write) -> None:
-    slow = replace(tuned.low, plan=tuned.analytic, latency_ms=9.0)
+    # (a latency alone may be of a quieter hour)
+    slow = replace(taking(replace(tuned.low, plan=tuned.analytic), 1.4), latency_ms=0.9)
     plans = write(tuned.entry(tuned.low, slow, tuned.whole))
 
     def plan(budget: float | str) -> Plan:
@@ -524,7 +530,7 @@ def test_without_a_budget_the_databases_own_holds(tuned: Tuned, write: Write) ->
 
 
 def test_a_database_without_a_budget_gives_its_fastest_plan(tuned: Tuned, write: Write) -> None:
-    fast = replace(tuned.low, latency_ms=0.5)
+    fast = taking(tuned.low, 0.5)
     plans = write(tuned.entry(tuned.whole, fast))
     assert apply(tuned.model, (tuned.x,), plans=plans).plan == fast.plan
 
@@ -580,9 +586,8 @@ def test_plans_of_another_device_are_used_and_said_to_be(
 def test_a_plan_that_does_not_fit_its_graph_is_passed_over(
     tuned: Tuned, write: Write, lines: Lines, region: Region
 ) -> None:
-    wrong = replace(
-        tuned.low, plan=Plan(tuned.analytic.fingerprint, (Choice((region,), 8),)), latency_ms=0.1
-    )
+    plan = Plan(tuned.analytic.fingerprint, (Choice((region,), 8),))
+    wrong = taking(replace(tuned.low, plan=plan), 0.1)
     plans = write(tuned.entry(wrong, tuned.low))
     applied = apply(tuned.model, (tuned.x,), plans=plans, memory_budget=0.5)
     assert applied.plan == tuned.low.plan
