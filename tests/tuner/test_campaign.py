@@ -28,6 +28,7 @@ from tuner.config import parse_config
 from tuner.database import read_database
 from tuner.journal import Journal
 from tuner.ledger import Ledger, read_ledger
+from tuner.measure.isolate import UNSTARTED
 from tuner.measurer import Measurer
 from tuner.progress import Best, Silent
 from tuner.report.page import render
@@ -318,3 +319,17 @@ def test_inputs_that_are_drawn_anew_are_compared_with_their_own(tmp_path: Path) 
     plan = encode_plan(make_plan(graph))
     found = session.handle({"job": "peak", "length": 32, "plan": plan, "reference": None})
     assert found["status"] == "ok", found
+
+
+def test_a_process_that_cannot_start_again_is_no_plans_failure(tmp_path: Path) -> None:
+    config = parse_config(campaign(tmp_path, seq_lens=[48]), tmp_path)
+    with Ledger(tmp_path / "l.jsonl") as ledger, Measurer(config, Journal(ledger)) as measurer:
+        graph = measurer.describe(48).graph
+        measurer._pool.request = _unstarted  # type: ignore[method-assign, assignment]
+        with pytest.raises(MeasurementError, match="could not be started again: oom"):
+            measurer.check(48, make_plan(graph), None)
+        assert not measurer.is_known(48, make_plan(graph), None)
+
+
+def _unstarted(*args: object) -> dict[str, Any]:
+    return {**_no_memory(), UNSTARTED: True}

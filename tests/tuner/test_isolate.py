@@ -15,7 +15,7 @@ import pytest
 
 from tuner.measure import isolate
 from tuner.measure.confine import MARK
-from tuner.measure.isolate import Isolated, end_leftovers
+from tuner.measure.isolate import UNSTARTED, Isolated, end_leftovers
 from tuner.measure.protocol import Status
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -335,3 +335,27 @@ def test_the_process_has_the_variables_it_was_given(
         process = isolated.request({"do": "answer"}, LONG)["pid"]
         found = Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
     assert {b"AUTOCHUNK_TEST_KEPT=kept", b"AUTOCHUNK_TEST_GIVEN=given"} <= set(found)
+
+
+def test_a_process_that_ran_before_is_started_again_after_a_while(
+    start: Started, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the last one held may not have been given back yet; else it says so, and of nobody."""
+    monkeypatch.setattr(isolate, "_PAUSES_S", (0.0, 0.0))
+    session = start()
+    assert session.request({"do": "answer"}, LONG)["status"] == "ok"
+    good = dict(session.opening)
+    session.kill()
+    session.opening = {**good, "target": "no_such_module:Session"}
+    failed = session.request({"do": "answer"}, LONG)
+    assert failed[UNSTARTED] and failed["status"] == "crash"
+    assert session.starts == 1 + 3
+    tried: list[float] = []
+
+    def mended(seconds: float) -> None:
+        tried.append(seconds)
+        session.opening = good
+
+    monkeypatch.setattr(time, "sleep", mended)
+    assert session.request({"do": "answer"}, LONG)["status"] == "ok"
+    assert tried == [0.0]

@@ -24,6 +24,9 @@ UNSTARTED = "unstarted"
 """Marks a reply of a process that could not be started: it says nothing of what was asked."""
 
 
+_PAUSES_S = (2.0, 10.0)
+
+
 class Isolated:
     """A session in a process of its own.
 
@@ -65,6 +68,7 @@ class Isolated:
         self._buffer = b""
         self._kills: int | None = None
         self.starts = 0
+        self._ever_opened = False
 
     def __enter__(self) -> Isolated:
         return self
@@ -85,7 +89,7 @@ class Isolated:
         if self._process is not None and self._process.poll() is not None:
             self.close()  # it ended between requests: that is nobody's failure
         if self._process is None:
-            opened = self._start()
+            opened = self._started()
             if opened["status"] != "ok":
                 return {**opened, UNSTARTED: True}
         return self._exchange(request, timeout_s)
@@ -111,6 +115,19 @@ class Isolated:
                     stream.close()
                 except BrokenPipeError:
                     pass  # a request it never read
+
+    def _started(self) -> dict[str, Any]:
+        """Start, again after a while where that went well before: what a device or the system has
+        not yet given back may be what is missing."""
+        opened = self._start()
+        for pause_s in _PAUSES_S if self._ever_opened else ():
+            if opened["status"] == "ok":
+                break
+            self.close()
+            time.sleep(pause_s)
+            opened = self._start()
+        self._ever_opened = self._ever_opened or opened["status"] == "ok"
+        return opened
 
     def _start(self) -> dict[str, Any]:
         self._log.parent.mkdir(parents=True, exist_ok=True)
