@@ -345,7 +345,7 @@ def test_a_process_that_ran_before_is_started_again_after_a_while(
     session = start()
     assert session.request({"do": "answer"}, LONG)["status"] == "ok"
     good = dict(session.opening)
-    session.kill()
+    session.close()
     session.opening = {**good, "target": "no_such_module:Session"}
     failed = session.request({"do": "answer"}, LONG)
     assert failed[UNSTARTED] and failed["status"] == "crash"
