@@ -24,7 +24,11 @@ UNSTARTED = "unstarted"
 """Marks a reply of a process that could not be started: it says nothing of what was asked."""
 
 
-_PAUSES_S = (2.0, 10.0)
+_PAUSES_S = (1.0, 3.0)
+
+_MAY_PASS = (Status.OOM, Status.CRASH)
+"""Failures to start that may be over after a while. (What is killed from outside the pool tries
+again itself, and a start that hangs has had its time.)"""
 
 
 class Isolated:
@@ -121,7 +125,7 @@ class Isolated:
         not yet given back may be what is missing."""
         opened = self._start()
         for pause_s in _PAUSES_S if self._ever_opened else ():
-            if opened["status"] == "ok":
+            if opened["status"] not in _MAY_PASS:
                 break
             self.close()
             time.sleep(pause_s)
