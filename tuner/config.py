@@ -6,7 +6,6 @@ errors that name the nearest valid one.
 
 from __future__ import annotations
 
-import copy
 import difflib
 import math
 from collections.abc import Mapping, Sequence
@@ -14,12 +13,11 @@ from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from search_space.budget import Budget, parse_budget
 from search_space.errors import ConfigError
 from search_space.rewrites import AS_CAPTURED, ATTENTION, Kernels
 from tuner.compile_options import CompileOptions, parse_compile
+from tuner.config_file import read_values
 from tuner.config_values import PRESETS, Parser, duration, memory, optional, targets, with_preset
 
 SAMPLERS = ("tpe", "nsga2", "random", "exhaustive", "beam")
@@ -328,34 +326,6 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> CampaignConfig:
         raise ConfigError(f"{path}: {error}") from error
 
 
-def read_values(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """The values of a campaign file, overrides included, as they stand there.
-
-    Raises:
-        ConfigError: the file cannot be read, or an override is wrong.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"the campaign file {path} cannot be read: {error}") from error
-    data = _parse_yaml(text, str(path))
-    if not isinstance(data, dict):
-        raise ConfigError(f"{path} must hold a mapping of keys, got {type(data).__name__}")
-    return overridden(data, overrides)
-
-
-def overridden(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """Values with those of ``key=value`` texts in their place.
-
-    Raises:
-        ConfigError: an override is wrong.
-    """
-    found = copy.deepcopy(dict(data))
-    for override in overrides:
-        _override(found, override)
-    return found
-
-
 def parse_config(data: Mapping[str, Any], folder: Path) -> CampaignConfig:
     """A configuration from plain values.
 
@@ -390,47 +360,6 @@ def _read(value: Any, table: Mapping[str, tuple[Parser, Any]], section: str) -> 
         else:
             found[name] = default if default is None else parse(prefix + name, default)
     return found
-
-
-class _OnceLoader(yaml.SafeLoader):
-    """Refuses a key that stands twice, of which the last would count."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        seen: set[object] = set()
-        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
-            name = key.value if isinstance(key, yaml.ScalarNode) else None
-            if name in seen and name is not None and name != "<<":
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {name} stands there twice", key.start_mark
-                )
-            seen.add(name)
-        return super().construct_mapping(node, deep)
-
-
-def _parse_yaml(text: str, where: str) -> Any:
-    try:
-        return yaml.load(text, Loader=_OnceLoader)
-    except (yaml.YAMLError, ValueError) as error:  # (the latter: a date that is none)
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or error
-        raise ConfigError(f"{where}{line} is not valid YAML: {problem}") from error
-
-
-def _override(data: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    if not equals or not key.strip():
-        raise ConfigError(f"--set takes key=value, such as search.n_trials=50, got {override!r}")
-    *parents, last = key.strip().split(".")
-    place = data
-    for parent in parents:
-        inner = place.get(parent)
-        if inner is None:
-            inner = place[parent] = {}
-        if not isinstance(inner, dict):
-            raise ConfigError(f"--set {override}: {parent} is not a section")
-        place = inner
-    place[last] = _parse_yaml(text, f"--set {override}")
 
 
 def _plain(value: Any) -> Any:

@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from functools import partial
 from typing import Any, TypeVar
 
-from cost_models.ceilings import CEILINGS_VERSION, Ceilings, ceilings_from_plain
+from cost_models.ceilings import Ceilings, ceilings_from_plain
 from search_space import errors
 from search_space.classes import RegionClass
 from search_space.errors import AutoChunkError, ConfigError, MeasurementError
@@ -17,8 +17,8 @@ from search_space.plan import Plan, encode_plan, encode_regions
 from tuner.config import CampaignConfig
 from tuner.engine.pool import Pool
 from tuner.engine.slots import make_slots
-from tuner.entries import Shapes
-from tuner.journal import MOST_DEATHS, Journal, identity
+from tuner.identities import Identities, device_of
+from tuner.journal import MOST_DEATHS, Journal
 from tuner.ledger import Record
 from tuner.measure.isolate import UNSTARTED
 from tuner.measure.protocol import Repeats, Samples, Status
@@ -27,9 +27,6 @@ from tuner.measured import Baseline, Confirmed, Described
 
 T = TypeVar("T")
 Row = dict[str, Any]
-
-# what a measurement depends on of its environment; the rest says how it was found
-_DEVICE = ("device_name", "torch", "cuda", "threads", "tf32", "capability", "dtype")
 
 _LEAST_MS = 1.0
 """Regions that take less are run several times a measurement."""
@@ -47,6 +44,9 @@ class Measurer:
     Args:
         config: resolved, with a real device.
         target: the submodule to measure in place of the whole model, or an empty text.
+
+    Attributes:
+        identities: what measurements are known by.
     """
 
     def __init__(self, config: CampaignConfig, journal: Journal, target: str = "") -> None:
@@ -54,9 +54,7 @@ class Measurer:
         self._journal = journal
         self._target = target
         self._pool = Pool(make_slots(config, target))
-        self._device: dict[str, str] = {}
-        self._graphs: dict[int, str] = {}
-        self._shapes: dict[int, Shapes] = {}
+        self.identities = Identities(config, {})
         self._tried: set[str] = set()  # in this session
 
     def __enter__(self) -> Measurer:
@@ -108,14 +106,15 @@ class Measurer:
         replies = self._pool.each({"job": "environment"}, self._config.confirm.timeout_s)
         found = [dict(self._checked(reply, what)["environment"]) for reply in replies]
         environment = found[0]
-        self._device = _identifying(environment)
+        self.identities = Identities(self._config, environment)
+        device = self.identities.device
         for other in found:
-            if _identifying(other) != self._device:
+            if device_of(other) != device:
                 raise ConfigError(
                     "a campaign tunes for one kind of device, but its slots have "
-                    f"{_identifying(other)} and {self._device}; name one kind, or fewer slots"
+                    f"{device_of(other)} and {device}; name one kind, or fewer slots"
                 )
-        key = identity("ceilings", device=self._device, version=CEILINGS_VERSION)
+        key = self.identities.ceilings()
         record = self._measured("environment", key, {"environment": environment},
                                 {"job": "ceilings"})  # fmt: skip
         return environment, ceilings_from_plain(self._checked(record, what)["ceilings"])
@@ -131,16 +130,17 @@ class Measurer:
         reply = self._must({"job": "describe", "length": length}, what)
         # our own child's
         graph, bindings, shapes = pickle.loads(base64.b64decode(reply["described"]))
-        self._graphs[length], self._shapes[length] = graph.fingerprint, shapes
-        return Described(
+        described = Described(
             length, graph, bindings, shapes, reply["eager_peak_bytes"], reply["free_bytes"]
         )
+        self.identities.describe(described)
+        return described
 
     def baseline(self, length: int) -> Baseline:
         """The eager model and the unchunked capture, whose peak and latency all else is set
         against."""
         record = self._measured(
-            "baseline", self._key("baseline", length), self._row(length),
+            "baseline", self.identities.of("baseline", length), self._row(length),
             {"job": "baseline", "length": length, "repeats": asdict(self._repeats())},
         )  # fmt: skip
         if record["status"] != "ok":
@@ -153,7 +153,7 @@ class Measurer:
 
     def no_baseline(self, length: int, status: str, reason: str) -> Baseline:
         """Record an eager model that was not run at all."""
-        key = self._key("no baseline", length)
+        key = self.identities.of("no baseline", length)
         if self._journal.known(key) is None:
             row = {"key": key, **self._row(length), "status": status, "reason": reason}
             self._journal.commit([("baseline", row)])
@@ -184,7 +184,7 @@ class Measurer:
         if compiled_sizes:
             also["compiled_sizes"] = list(compiled_sizes)
             also["compile"] = self._config.compile.plain if self._config.compile else {}
-        key = self._key(
+        key = self.identities.of(
             "region", length, regions=request["regions"], sizes=request["chunk_sizes"], **also
         )
         record = self._measured(
@@ -201,7 +201,7 @@ class Measurer:
 
     def is_known(self, length: int, plan: Plan, reference: Plan | None) -> bool:
         """Whether a plan's first run is on record, so that :meth:`check` makes none."""
-        key = self._check_key(length, plan, reference)
+        key = self.identities.check(length, plan, reference)
         return self._journal.known(key, self._config.confirm.timeout_s) is not None
 
     def check(self, length: int, plan: Plan, reference: Plan | None) -> Confirmed:
@@ -209,7 +209,7 @@ class Measurer:
         reference plan). It has no samples yet."""
         request = {"length": length, "plan": encode_plan(plan), "reference": _encoded(reference)}
         row = {**self._row(length), "stage": "check", "plan": request["plan"]}
-        key = self._check_key(length, plan, reference)
+        key = self.identities.check(length, plan, reference)
         record = self._measured("check", key, row, {"job": "peak", **request})
         if record["status"] != "ok":
             return Confirmed(plan, record["status"], record["reason"])
@@ -238,9 +238,7 @@ class Measurer:
         stage = "final" if final else "timed"
         timeout_s = self._config.confirm.timeout_s
         keys = {
-            one.plan: self._key(
-                stage, length, reference=_encoded(reference), **self._identified(one.plan)
-            )
+            one.plan: self.identities.of_plan(stage, length, one.plan, reference)
             for one in plans
         }
         missing = [one for one in plans if self._journal.known(keys[one.plan], timeout_s) is None]
@@ -251,7 +249,7 @@ class Measurer:
 
     def not_run(self, length: int, plan: Plan, status: str, reason: str) -> Confirmed:
         """Record a plan that was not run at all."""
-        key = self._key("not run", length, plan=encode_plan(plan))
+        key = self.identities.of("not run", length, plan=encode_plan(plan))
         if self._journal.known(key) is None:
             row = {**self._row(length), "plan": encode_plan(plan)}
             self._journal.commit(
@@ -353,28 +351,8 @@ class Measurer:
             reply["timeout_s"] = self._config.confirm.timeout_s
         return reply
 
-    def _key(self, kind: str, length: int, **what: Any) -> str:
-        return identity(
-            kind, model=self._config.model.id, graph=self._graphs[length], length=length,
-            shapes=self._shapes[length], device=self._device, **what,
-        )  # fmt: skip
-
-    def _check_key(self, length: int, plan: Plan, reference: Plan | None) -> str:
-        confirm = self._config.confirm
-        return self._key(
-            "check", length, reference=_encoded(reference), rtol=confirm.rtol, atol=confirm.atol,
-            **self._identified(plan),
-        )  # fmt: skip
-
-    def _identified(self, plan: Plan) -> Row:
-        """A plan in an identity: how it is compiled is a part of it."""
-        options = self._config.compile
-        if plan.compiled and options:
-            return {"plan": encode_plan(plan), "compile": options.plain}
-        return {"plan": encode_plan(plan)}
-
     def _row(self, length: int) -> Row:
-        row: Row = {"length": length, "graph": self._graphs[length]}
+        row: Row = {"length": length, "graph": self.identities.graph(length)}
         return {**row, "target": self._target} if self._target else row
 
     def _repeats(self, *, final: bool = False) -> Repeats:
@@ -397,10 +375,6 @@ class Measurer:
                 raise kind(reply["reason"])
         log = self._config.output / "measuring.log"
         raise MeasurementError(f"{what}: {reply['status']}: {reply['reason']}. The log is {log}")
-
-
-def _identifying(environment: Mapping[str, str]) -> dict[str, str]:
-    return {name: environment[name] for name in _DEVICE if name in environment}
 
 
 def _plan_row(one: Confirmed, reply: Row, place: str, count: int) -> Row:

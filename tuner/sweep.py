@@ -27,7 +27,8 @@ from cost_models.base import Sample
 from search_space.errors import AutoChunkError, ConfigError
 from tuner.campaign import run_campaign
 from tuner.campaign_result import CampaignResult
-from tuner.config import CampaignConfig, LimitsConfig, overridden, parse_config, read_values
+from tuner.config import CampaignConfig, LimitsConfig, parse_config
+from tuner.config_file import overridden, read_values
 from tuner.database import slug
 from tuner.journal import Spent, spent_in
 from tuner.progress import Progress
@@ -46,7 +47,8 @@ def load_sweep(path: Path, overrides: Sequence[str] = ()) -> tuple[CampaignConfi
     """The campaigns of a file, in the order in which they run; one where it has no ``sweep``.
 
     Args:
-        overrides: as for :func:`tuner.config.load_config`; they hold for all campaigns.
+        overrides: as for :func:`tuner.config.load_config`; they hold for all campaigns, but those
+            of ``sweep`` itself.
 
     Raises:
         ConfigError: the file or an override is wrong; names the key, the cause and the remedy.
@@ -56,7 +58,8 @@ def load_sweep(path: Path, overrides: Sequence[str] = ()) -> tuple[CampaignConfi
     try:
         if "sweep" not in data:
             return (parse_config(data, folder),)
-        return _members(data, folder, overrides)
+        inner = [one for one in overrides if not one.strip().startswith("sweep")]
+        return _members(data, folder, inner)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
 

@@ -32,7 +32,8 @@ def arange(query: Query) -> Flow | None:
     first = 0 if len(numbers) == 1 else numbers[0]
     step = numbers[2] if len(numbers) > 2 else 1
     furthest = max(abs(first), abs(first + step * query.shape[0]))
-    if furthest > _WHOLE.get(query.node.output.dtype, furthest):
+    dtype = query.node.output.dtype
+    if dtype in _WHOLE and furthest > _WHOLE[dtype]:
         return None
     return Flow(
         op="aten.arange.start_step",

@@ -282,12 +282,14 @@ def test_other_inputs_are_other_measurements(tmp_path: Path) -> None:
         path = tmp_path / "ledger.jsonl"
         with Ledger(path) as ledger, Measurer(config, Journal(ledger)) as measurer:
             graph = measurer.describe(48).graph.fingerprint
-            keys.append((graph, measurer._key("baseline", 48)))
+            keys.append((graph, measurer.identities.of("baseline", 48)))
     assert keys[0][0] == keys[1][0]
     assert keys[0][1] != keys[1][1]
 
 
-def test_what_nothing_goes_on_without_is_tried_in_each_session(tmp_path: Path) -> None:
+def test_what_nothing_goes_on_without_is_tried_in_each_session(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = parse_config(campaign(tmp_path, seq_lens=[48]), tmp_path)
     ledger = tmp_path / "ledger.jsonl"
 
@@ -298,7 +300,7 @@ def test_what_nothing_goes_on_without_is_tried_in_each_session(tmp_path: Path) -
         with Ledger(ledger) as opened, Measurer(config, Journal(opened)) as measurer:
             measurer.describe(48)
             if not session:
-                measurer._pool.request = _no_memory  # type: ignore[method-assign, assignment]
+                monkeypatch.setattr(measurer._pool, "request", _no_memory)
             assert {measurer.baseline(48).status for _ in range(2)} == {"ok" if session else "oom"}
     assert statuses() == ["oom", "ok"]
 
@@ -321,11 +323,13 @@ def test_inputs_that_are_drawn_anew_are_compared_with_their_own(tmp_path: Path) 
     assert found["status"] == "ok", found
 
 
-def test_a_process_that_cannot_start_again_is_no_plans_failure(tmp_path: Path) -> None:
+def test_a_process_that_cannot_start_again_is_no_plans_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = parse_config(campaign(tmp_path, seq_lens=[48]), tmp_path)
     with Ledger(tmp_path / "l.jsonl") as ledger, Measurer(config, Journal(ledger)) as measurer:
         graph = measurer.describe(48).graph
-        measurer._pool.request = _unstarted  # type: ignore[method-assign, assignment]
+        monkeypatch.setattr(measurer._pool, "request", _unstarted)
         with pytest.raises(MeasurementError, match="could not be started again: oom"):
             measurer.check(48, make_plan(graph), None)
         assert not measurer.is_known(48, make_plan(graph), None)

@@ -83,6 +83,8 @@ def test_overrides_hold_for_all_campaigns(tmp_path: Path) -> None:
     path = write(tmp_path, sweep=[{"seq_lens": [256]}, {"search": {"rounds": 1}}])
     for one in load_sweep(path, ["seq_lens=[16]", "search.rounds=7"]):
         assert (one.seq_lens, one.search.rounds) == ((16,), 7)
+    (only,) = load_sweep(path, ["sweep=[{seq_lens: [32]}]", "search.rounds=7"])
+    assert (only.seq_lens, only.search.rounds) == ((32,), 7)
 
 
 def test_every_campaign_has_a_folder_of_its_own(tmp_path: Path) -> None:
