@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from tuner import apply
+from tuner import Applied, apply
 from tuner.runtime.gate import GATE, Gate
 
 SOON_S = 20.0
@@ -126,19 +126,25 @@ class Slow(torch.nn.Module):
 class Stack(torch.nn.Module):
     def __init__(self) -> None:
         super().__init__()
+        self.first = torch.nn.Linear(16, 16)
         self.blocks = torch.nn.ModuleList(Slow() for _ in range(2))
-        self.last = torch.nn.Linear(16, 16)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x)
         for block in self.blocks:
             x = block(x)
-        made: torch.Tensor = self.last(x)
-        return made
+        return x
 
 
-@pytest.mark.parametrize("targets", [None, "blocks.*"])
+no_gradient = torch.no_grad()
+
+
+@pytest.mark.parametrize(
+    ("targets", "begun"), [(None, False), (None, True), ("blocks.*", False)],
+    ids=["", "a call that has begun", "targets"],
+)  # fmt: skip
 def test_calls_go_on_while_new_inputs_are_traced(
-    pool: ThreadPoolExecutor, targets: str | None
+    pool: ThreadPoolExecutor, targets: str | None, begun: bool
 ) -> None:
     """Traced in place, a model has weights without data for a while."""
     torch.manual_seed(0)
@@ -147,11 +153,16 @@ def test_calls_go_on_while_new_inputs_are_traced(
     with torch.no_grad():
         wanted = [model(known), model(new)]
     applied = apply(model, (known,), targets=targets, memory_budget=0.6)
+    call: Callable[[torch.Tensor], Any] = applied
+    if begun:  # it has found its code, whose first step is to read the weights
+        assert isinstance(applied, Applied)
+        code = applied.prepare(known).module
+        call = no_gradient(lambda x: code(x)[0])
     served: list[Future[torch.Tensor]] = []
 
     def call_meanwhile() -> None:
         if not served:
-            served.append(pool.submit(applied, known))
+            served.append(pool.submit(call, known))
             assert waits(served[0]), "it waits for its weights"
 
     for part in model.modules():
