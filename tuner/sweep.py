@@ -89,7 +89,7 @@ def _members(
     for place, one in enumerate(found):
         name = slug(one.model.id)
         inner = name if times[name] == 1 else f"{name}-{place}"
-        while inner in taken or (inner != name and inner in times):
+        while inner in taken:
             inner += "-"
         taken.add(inner)
         placed.append(replace(one, output=one.output / inner))

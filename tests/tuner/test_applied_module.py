@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from search_space.budget import parse_budget
-from search_space.errors import CaptureError, PlanError
+from search_space.errors import BudgetError, CaptureError, PlanError
 from tests.tuner.one_block import assert_right, block, eager, sample
 from tests.tuner.small_factory import Block
 from tuner import Applied, apply
@@ -233,6 +233,9 @@ def test_a_part_called_model_is_found() -> None:
     applied = apply(model, (sample(LENGTH),), memory_budget=0.5)
     assert applied.model is model.model
     assert applied.get_submodule("model.qkv") is model.model.qkv
+    named = block()
+    named.__dict__["model"] = "an attribute"
+    assert apply(named, (sample(LENGTH),)).model == "an attribute"
     assert_right(applied(sample(LENGTH)), eager(model, sample(LENGTH)))
 
 
@@ -261,8 +264,10 @@ def test_tensors_that_are_broadcast_along_other_dimensions_are_other_inputs() ->
             torch.testing.assert_close(applied(x, mask), model(x, mask))
 
 
-def test_a_loaded_copy_serves_short_inputs_and_keeps_its_hooks(applied: Applied) -> None:
-    short = sample(2)
+def test_a_loaded_copy_serves_short_inputs_and_keeps_its_hooks() -> None:
+    applied, short = apply(block(), (sample(LENGTH),), memory_budget=0.3), sample(2)
+    with pytest.raises(BudgetError):  # what the example inputs take is allowed, too
+        apply(block(), (short,), memory_budget=0.3)
     wanted = eager(applied.model, short)
     handle = applied.register_forward_hook(_doubled)
     for made in (pickle.loads(pickle.dumps(applied)), copy.deepcopy(applied)):

@@ -84,6 +84,22 @@ def test_explain_says_what_the_database_holds_for_a_length(run: Run, folder: Pat
     assert "none fits" in text and text.count("above the budget") == 2
 
 
+def test_explain_marks_for_the_minimum_what_would_be_served(
+    run: Run, tuned: GraphEntry, tmp_path: Path
+) -> None:
+    """The lowest of those that are not too slow, as a campaign chooses it."""
+    (length,) = tuned.lengths
+    low, high = length.frontier
+    slow = replace(low, ratio=2.0, ratio_low=1.9, ratio_high=2.1)
+    entry = replace(tuned, lengths=(replace(length, frontier=(slow, high)),))
+    write_graph(tmp_path, device_name("cpu"), "blocks", entry)
+    _, text, _ = run(
+        "explain", tmp_path, "--model", "blocks", "--seq-len", 96, "--memory-budget", "min"
+    )
+    (marked,) = (line for line in text.splitlines() if "->" in line)
+    assert "1.000 of eager's time" in marked
+
+
 def test_explain_with_a_configuration_decides_as_apply_does(
     run: Run, folder: Path, tmp_path: Path
 ) -> None:
@@ -133,6 +149,23 @@ def test_verify_reports_what_drifted_and_update_mends_it(
     write_graph(tmp_path / "other", device_name("cpu"), "other", graph_entry())
     code, _, error = run("verify", tmp_path / "other", "--config", config)
     assert code == 2 and "no plans for blocks" in error
+
+
+def test_verify_finds_plans_of_fused_attention(run: Run, tmp_path: Path) -> None:
+    model, inputs = blocks()
+    args, _ = inputs(96)
+    prepared = apply(model.eval(), args, kernels="sdpa").prepare(*args)
+    plan, peak = prepared.chosen.plan, prepared.chosen.peak_bytes
+    assert plan.rewrites == ("sdpa",)
+    row = PlanRow(plan, peak, peak, 5.0, 1.0, 0.2, 5.0)
+    entry = LengthEntry(96, ((2, 96, 32),), Reference(3 * peak, 5.0), (row,))
+    environment = {"device": "cpu", "torch": torch.__version__, "dtype": "float32"}
+    graph = GraphEntry(plan.fingerprint, environment, {"n0": 96}, None, (entry,))
+    write_graph(tmp_path / "plans", device_name("cpu"), "blocks", graph)
+    config = write(tmp_path, campaign(tmp_path, kernels={"attention": "sdpa"}))
+    code, text, error = run("verify", tmp_path / "plans", "--config", config)
+    assert (code, error) == (0, ""), text
+    assert "1 plans run again, 0 drifted" in text
 
 
 def test_verify_does_not_time_plans_beside_a_campaign(

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from search_space.eager_peak import eager_peak_bytes
+from search_space.errors import CaptureError
 from tests.tuner.one_block import assert_right, block, sample
 from tests.tuner.small_factory import Block
 from tuner import apply
@@ -21,6 +22,8 @@ from tuner.environment import device_name
 from tuner.measure.cpu import CpuBackend
 from tuner.runtime import dynamo
 from tuner.runtime.applied import Applied
+from tuner.runtime.dynamo import WithWeights, _Compiled
+from tuner.runtime.wish import Wish
 
 HALF: dict[str, Any] = {"memory_budget": 0.5}
 
@@ -127,6 +130,23 @@ def test_what_cannot_be_captured_runs_unchunked_and_says_so(
         for _ in range(2):
             assert_right(compiled(x), model(x))
     assert sum("stays unchunked" in record.getMessage() for record in caplog.records) == 1
+
+
+def test_a_call_whose_graph_another_thread_gave_up_runs_unchunked_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    owner = WithWeights(torch.fx.symbolic_trace(torch.nn.ReLU()))
+    compiled = _Compiled(owner, Wish())
+
+    def fails(*inputs: torch.Tensor) -> None:
+        monkeypatch.setattr(compiled, "_run", owner)  # as the other thread does meanwhile
+        raise CaptureError("not this one")
+
+    monkeypatch.setattr(compiled, "_run", fails)
+    monkeypatch.setattr(owner, "accept", lambda values: list(values))
+    monkeypatch.setattr(owner, "forward", torch.relu)
+    x = torch.randn(3)
+    assert torch.equal(compiled(x), x.relu())
 
 
 def test_mistakes_get_one_clear_message(model: Block) -> None:

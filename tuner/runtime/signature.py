@@ -102,18 +102,16 @@ _DENSE, _SPARSE = -1, -2
 
 def layout(tensor: torch.Tensor) -> tuple[int, ...] | None:
     """The order of a tensor's dimensions in memory, None where it is contiguous. A trace turns
-    reshapes into views where the example's layout allows it, and so is of one layout. That of a
-    broadcast tensor tells along which dimensions it is, too.
-    """
+    reshapes into views where the example's layout allows it, and so is of one layout. Dimensions
+    along which a tensor is broadcast are left out."""
     if tensor.is_contiguous():
         return None
     shape, strides = tensor.shape, tensor.stride()
-    wide = [dim for dim, size in enumerate(shape) if size != 1]
-    order = sorted((dim for dim in wide if strides[dim]), key=lambda dim: -strides[dim])
+    wide = [dim for dim, size in enumerate(shape) if size != 1 and strides[dim]]
+    order = sorted(wide, key=lambda dim: -strides[dim])
     reached = 1 + sum((shape[dim] - 1) * strides[dim] for dim in order)
     dense = math.prod(shape[dim] for dim in order) == reached
-    broadcast = (-3 - dim for dim in wide if not strides[dim])
-    return (*broadcast, *order, _DENSE if dense else _SPARSE)
+    return (*order, _DENSE if dense else _SPARSE)
 
 
 class Witness:
