@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import pytest
 import torch
 
+from search_space import dim_rules
 from search_space.candidates import all_regions
-from search_space.dim_rules import Query, known_ops
+from search_space.dim_rules import Flow, Query, Slice, flow, known_ops
 from search_space.probe import verify
 from tests.one_op import Row, allowed, b, i, op_graph, row, t
 from tests.search_space.test_dim_rules import ALL3, ROWS
@@ -287,3 +290,18 @@ def test_regions_of_whole_groups_equal_the_whole() -> None:
     ]  # fmt: skip
     # a unit is the smallest step that both kinds of groups divide
     assert {loop.extent for loop in by_channel} >= {2}
+
+
+@pytest.mark.parametrize(
+    "wanted", [Slice(2), Slice(-1), Slice(0, Fraction(2)), Slice(1)],
+    ids=["no such dimension", "before the first", "too many positions", "another size"],
+)  # fmt: skip
+def test_a_slice_that_an_argument_does_not_have_is_no_flow(
+    wanted: Slice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever a rule says: it may have taken the argument for another one."""
+    answers = Flow((((0,), Slice(0)),)), Flow((((0,), wanted),))
+    for answer, good in zip(answers, (True, False), strict=True):
+        monkeypatch.setattr(dim_rules, "find_rule", lambda op, said=answer: lambda query: said)
+        graph = op_graph("aten.neg.default", (t(4, 5),))
+        assert (flow(graph, graph.nodes[-1].index, 0) is not None) == good

@@ -42,3 +42,20 @@ def test_tensors_that_come_to_lie_where_ignored_ones_lay_count() -> None:
     for tensor in kept:
         counter.meet(tensor)
     assert counter.peak == 50 * 8 * 4
+
+
+class Asking(torch.nn.Module):
+    """Asks for the autocast state of its tensors' device, in both ways."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        kind = x.device.type
+        if torch.is_autocast_enabled(kind):
+            return x.new_zeros(x.shape, dtype=torch.get_autocast_dtype(device_type=kind))
+        return x.new_zeros(x.shape)
+
+
+@pytest.mark.parametrize("enabled", [False, True])
+def test_a_model_may_ask_for_the_autocast_state(enabled: bool) -> None:
+    with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+        found = eager_peak_bytes(Asking(), (torch.randn(1000),))
+    assert found == (2000 if enabled else 4000)

@@ -90,14 +90,21 @@ def test_explain_marks_for_the_minimum_what_would_be_served(
     """The lowest of those that are not too slow, as a campaign chooses it."""
     (length,) = tuned.lengths
     low, high = length.frontier
-    slow = replace(low, ratio=2.0, ratio_low=1.9, ratio_high=2.1)
-    entry = replace(tuned, lengths=(replace(length, frontier=(slow, high)),))
+    slow = replace(
+        low, ratio=2.0, ratio_low=1.9, ratio_high=2.1, peak_bytes=high.peak_bytes - 128
+    )
+    between = replace(
+        low, ratio=1.2, ratio_low=1.1, ratio_high=1.3, peak_bytes=high.peak_bytes - 64,
+        plan=replace(low.plan, choices=(replace(low.plan.choices[0], chunk_size=4),
+                                        *low.plan.choices[1:])),
+    )  # fmt: skip
+    entry = replace(tuned, lengths=(replace(length, frontier=(slow, between, high)),))
     write_graph(tmp_path, device_name("cpu"), "blocks", entry)
     _, text, _ = run(
         "explain", tmp_path, "--model", "blocks", "--seq-len", 96, "--memory-budget", "min"
     )
     (marked,) = (line for line in text.splitlines() if "->" in line)
-    assert "1.000 of eager's time" in marked
+    assert "1.200 of eager's time" in marked
 
 
 def test_explain_with_a_configuration_decides_as_apply_does(
