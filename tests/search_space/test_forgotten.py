@@ -157,6 +157,7 @@ def test_threads_go_on_building_tuples() -> None:
     """CPython lets nobody else hold a tuple that is still being built of an iterator."""
     before = sys.getswitchinterval()
     over = threading.Event()
+    many = [[number] for number in range(500_000)]  # as a process has that serves
 
     def slowly() -> Iterator[int]:
         for number in range(30):
@@ -174,12 +175,13 @@ def test_threads_go_on_building_tuples() -> None:
         with ThreadPoolExecutor(1) as pool:
             building = pool.submit(builds)
             try:
-                for _ in range(5):
+                for _ in range(10):
                     with caches_forgotten():
                         pass
             finally:
                 over.set()
             assert building.result() > 0
+        assert len(many) == 500_000
     finally:
         sys.setswitchinterval(before)
 

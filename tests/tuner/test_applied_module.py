@@ -19,6 +19,7 @@ from tests.tuner.small_factory import Block
 from tuner import Applied, apply
 from tuner.database import GraphEntry, LengthEntry, PlanRow, Reference, write_graph
 from tuner.environment import device_name
+from tuner.runtime.signature import Witness
 
 LENGTH = 128
 
@@ -288,7 +289,11 @@ def _doubled(module: torch.nn.Module, args: Any, output: torch.Tensor) -> torch.
 def test_casts_are_seen_after_parts_were_exchanged(applied: Applied) -> None:
     model = applied.model
     first = next(name for name, _ in model.named_children())
+    witness = Witness(model)
+    before = witness.state()
     setattr(model, first, copy.deepcopy(getattr(model, first)))
+    assert witness.state() == before
     applied.double()
+    assert witness.state() == (torch.float64, torch.device("cpu"))
     x = sample(LENGTH).double()
     assert_right(applied(x), eager(model, x))
