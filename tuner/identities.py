@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cost_models.ceilings import CEILINGS_VERSION
-from search_space.plan import Plan, encode_plan
+from search_space.classes import RegionClass
+from search_space.plan import Plan, encode_plan, encode_regions
 from tuner.config import CampaignConfig
 from tuner.journal import identity
 from tuner.measured import Described
@@ -47,6 +48,22 @@ class Identities:
             kind, model=self._config.model.id, graph=self.graph(length), length=length,
             shapes=self._lengths[length].shapes, device=self.device, **what,
         )  # fmt: skip
+
+    def region(
+        self,
+        length: int,
+        item: RegionClass,
+        chunk_sizes: Sequence[int],
+        compiled_sizes: Sequence[int] = (),
+    ) -> str:
+        """Of a class timed alone, in chunks of these sizes, and compiled in some of them."""
+        also: dict[str, Any] = {}
+        if compiled_sizes:
+            options = self._config.compile
+            also["compiled_sizes"] = list(compiled_sizes)
+            also["compile"] = options.plain if options else {}
+        regions = encode_regions(item.regions[:1])
+        return self.of("region", length, regions=regions, sizes=list(chunk_sizes), **also)
 
     def of_plan(
         self, kind: str, length: int, plan: Plan, reference: Plan | None, **what: Any

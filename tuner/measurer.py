@@ -175,21 +175,18 @@ class Measurer:
             warmup=1, repeats=4, most=rounds, budget_s=budget_s, tight=0.02, least_ms=_LEAST_MS,
             settled=True,
         )  # fmt: skip
-        request = {
+        request: Row = {
             "length": length,
             "regions": encode_regions(item.regions[:1]),
             "chunk_sizes": list(chunk_sizes),
         }
-        also: dict[str, Any] = {}
         if compiled_sizes:
-            also["compiled_sizes"] = list(compiled_sizes)
-            also["compile"] = self._config.compile.plain if self._config.compile else {}
-        key = self.identities.of(
-            "region", length, regions=request["regions"], sizes=request["chunk_sizes"], **also
-        )
+            request["compiled_sizes"] = list(compiled_sizes)
+            request["compile"] = self._config.compile.plain if self._config.compile else {}
         record = self._measured(
-            "region", key, {**self._row(length), "class": item.key},
-            {"job": "region", **request, **also, "repeats": asdict(repeats)},
+            "region", self.identities.region(length, item, chunk_sizes, compiled_sizes),
+            {**self._row(length), "class": item.key},
+            {"job": "region", **request, "repeats": asdict(repeats)},
         )  # fmt: skip
         if record["status"] != "ok":
             return None
@@ -201,7 +198,20 @@ class Measurer:
 
     def is_known(self, length: int, plan: Plan, reference: Plan | None) -> bool:
         """Whether a plan's first run is on record, so that :meth:`check` makes none."""
-        key = self.identities.check(length, plan, reference)
+        return self._is_known(self.identities.check(length, plan, reference))
+
+    def is_region_known(self, length: int, item: RegionClass, chunk_sizes: Sequence[int]) -> bool:
+        """Whether a class is timed alone on record, so that :meth:`region` measures nothing."""
+        return self._is_known(self.identities.region(length, item, chunk_sizes))
+
+    def are_known_well(
+        self, length: int, plans: Sequence[Confirmed], reference: Plan | None
+    ) -> bool:
+        """Whether all are timed as finalists on record, so that :meth:`together` times nothing."""
+        keys = [self.identities.of_plan("final", length, one.plan, reference) for one in plans]
+        return all(map(self._is_known, keys))
+
+    def _is_known(self, key: str) -> bool:
         return self._journal.known(key, self._config.confirm.timeout_s) is not None
 
     def check(self, length: int, plan: Plan, reference: Plan | None) -> Confirmed:

@@ -262,15 +262,27 @@ def test_a_campaign_that_runs_elsewhere_keeps_its_configuration(tmp_path: Path) 
 
 
 def test_what_was_run_counts_after_the_limits_are_spent(tmp_path: Path) -> None:
-    values = campaign(tmp_path, seq_lens=[96], limits={"runs": 3}, cost_model={"timings_s": 60})
+    values = campaign(tmp_path, seq_lens=[96], limits={"runs": 3}, cost_model={"timings_s": 1})
     first = run_campaign(parse_config(values, tmp_path))
     ledger = tmp_path / "runs" / "ledger.jsonl"
     begun = sum(record["kind"] == "begin" for record in read_ledger(ledger))
     again = run_campaign(parse_config(values, tmp_path))
     assert sum(record["kind"] == "begin" for record in read_ledger(ledger)) == begun
     (before,), (after,) = first.lengths, again.lengths
+    assert first.samples
+    assert first.samples == again.samples  # the cost model learns from the same timings
     assert before.frontier == after.frontier
     assert [one.plan for one in before.confirmed] == [one.plan for one in after.confirmed]
+
+
+def test_finalists_known_well_stay_so_after_the_limits_are_spent(tmp_path: Path) -> None:
+    values = campaign(tmp_path, seq_lens=[96], cost_model={"timings_s": 0.3})
+    (before,) = run_campaign(parse_config(values, tmp_path)).lengths
+    values["limits"] = {"runs": 1}
+    (after,) = run_campaign(parse_config(values, tmp_path)).lengths
+    assert before.frontier == after.frontier
+    rows = read_ledger(tmp_path / "runs" / "ledger.jsonl")
+    assert any(row.get("stage") == "final" and row["kind"] == "plan" for row in rows)
 
 
 def test_other_inputs_are_other_measurements(tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ def test_when_more_is_measured_of_devices_they_are_measured_anew(
     before = measured()
     config = parse_config(campaign(folder, seq_lens=[96], compile=True), folder)
     for version, times in ((CEILINGS_VERSION, 0), (-1, 1)):
-        monkeypatch.setattr("tuner.measurer.CEILINGS_VERSION", version)
+        monkeypatch.setattr("tuner.identities.CEILINGS_VERSION", version)
         with (
             Ledger(config.output / "ledger.jsonl") as ledger,
             Measurer(config, Journal(ledger)) as one,

@@ -55,7 +55,7 @@ def run_rounds(state: State, one: Length, allowance: Allowance) -> None:
         wanted += most_promising(one, found, confirm.top_k)
         fresh = [plan for plan in dict.fromkeys(wanted) if plan not in one.confirmed]
         if reason:  # what an earlier session ran counts all the same
-            fresh = [plan for plan in fresh if _is_known(state, one, plan)]
+            fresh = [plan for plan in fresh if _takes_nothing(state, one, plan)]
         _confirm(state, one, fresh, allowance)
         if not fresh:
             break
@@ -85,7 +85,7 @@ def _confirm_compiled(state: State, one: Length, allowance: Allowance) -> None:
         fresh = [plan for plan in dict.fromkeys(wanted)
                  if plan.compiled and plan not in one.confirmed]  # fmt: skip
         if reason:
-            fresh = [plan for plan in fresh if _is_known(state, one, plan)]
+            fresh = [plan for plan in fresh if _takes_nothing(state, one, plan)]
         if fresh:
             _confirm(state, one, fresh, allowance)
             one.cost = one.cost.corrected(_latencies(one))
@@ -103,7 +103,7 @@ def _confirm(state: State, one: Length, plans: Sequence[Plan], allowance: Allowa
     done = 0
     for wave in waves(plans, measurer.size):
         if allowance.exceeded():  # what passed so far is still timed
-            wave = [plan for plan in wave if _is_known(state, one, plan)]
+            wave = [plan for plan in wave if _takes_nothing(state, one, plan)]
             if not wave:
                 continue
         done += len(wave)
@@ -142,15 +142,24 @@ def _tell_best(state: State, one: Length) -> None:
 
 def _check(state: State, one: Length, plan: Plan) -> Confirmed:
     """A plan's first run; none where it cannot but run out of memory."""
-    if _is_known(state, one, plan):  # (when more was free, maybe)
-        return state.measurer.check(one.length, plan, one.reference)
-    predicted, free = one.analysis.memory.profile(plan.choices).peak_bytes, one.described.free_bytes
-    reason = state.exhausted.implied(one.length, plan)
-    if predicted > free:
-        reason = f"needs {mib(predicted)}, {mib(free)} are free"
-    if reason:
+    if reason := _refusal(state, one, plan):
         return state.measurer.not_run(one.length, plan, Status.OOM_PREDICTED.value, reason)
     return state.measurer.check(one.length, plan, one.reference)
+
+
+def _refusal(state: State, one: Length, plan: Plan) -> str:
+    """Why a plan is not run, if it cannot but run out of memory; else an empty text."""
+    if _is_known(state, one, plan):  # (when more was free, maybe)
+        return ""
+    predicted, free = one.analysis.memory.profile(plan.choices).peak_bytes, one.described.free_bytes
+    if predicted > free:
+        return f"needs {mib(predicted)}, {mib(free)} are free"
+    return state.exhausted.implied(one.length, plan)
+
+
+def _takes_nothing(state: State, one: Length, plan: Plan) -> bool:
+    """Whether :func:`_check` answers without a run."""
+    return _is_known(state, one, plan) or bool(_refusal(state, one, plan))
 
 
 def _is_known(state: State, one: Length, plan: Plan) -> bool:

@@ -22,13 +22,15 @@ one for each budget."""
 
 
 def finish(state: State, one: Length, allowance: Allowance) -> LengthResult:
-    """Time the finalists in turns, until they are known well, and keep the frontier."""
+    """Time the finalists in turns, until they are known well, and keep the frontier. Where what
+    the length may spend is spent, what an earlier session knows of them counts all the same."""
     good = one.timed()
     rows = [plan_row(done) for done in good]
     limits = tuple(one.limits.values())
     last = {row.plan for row in finalists(rows, limits, FINALISTS + len(limits))}
     chosen = [done for done in good if done.plan in last]
-    if reason := chosen and allowance.exceeded():
+    reason = allowance.exceeded()
+    if chosen and reason and not state.measurer.are_known_well(one.length, chosen, one.reference):
         state.progress.note(f"length {one.length}: finalists were not timed again: {reason}")
     elif chosen:
         state.progress.running(f"timing {len(chosen)} finalists in turns")

@@ -32,8 +32,8 @@ SURE = 0.04
 
 def time_regions(state: State) -> None:
     """Time each length's classes alone, those that save most first, until the time is spent: the
-    configuration's, and half of what the campaign has left. What fails alone at one length is not
-    tried at longer ones."""
+    configuration's, and half of what the campaign has left. What is known from an earlier session
+    counts all the same. What fails alone at one length is not tried at longer ones."""
     budget_s = state.config.cost_model.timings_s
     total = sum(len(one.analysis.space.classes) for one in state.lengths) if budget_s else 0
     state.progress.phase(TIMING, total)
@@ -65,8 +65,10 @@ def _time_length(
         if item.regions[0] not in failed and not _is_sure(state, one, item, timed_sizes(grid))
     ]
     for wave in waves(wanted, state.measurer.size):
-        if spent_ms > budget_s * 1e3 or allowance.exceeded():
+        if spent_ms > budget_s * 1e3:
             break
+        if allowance.exceeded():
+            wave = [pair for pair in wave if _is_known(state, one, *pair)]
         runs = [
             partial(state.measurer.region, one.length, item, timed_sizes(grid),
                     budget_s / len(pairs))
@@ -80,6 +82,10 @@ def _time_length(
             spent_ms += sum(sum(samples.wall_ms) for samples in found.values())
             _keep(state, one, item, found)
             state.progress.step()
+
+
+def _is_known(state: State, one: Length, item: RegionClass, grid: Sequence[int]) -> bool:
+    return state.measurer.is_region_known(one.length, item, timed_sizes(grid))
 
 
 def _is_sure(state: State, one: Length, item: RegionClass, sizes: Sequence[int]) -> bool:
