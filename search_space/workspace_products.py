@@ -217,16 +217,53 @@ def _matmul(call: Call) -> int:
     if len(call.operands) < 2:
         return 0
     a, b = call.operands[:2]
-    if len(a.layout.shape) < 2 or len(b.layout.shape) < 2:
-        gaps = [one for one in (a, b) if _is_packed(call) and not is_contiguous(one.layout)]
-        copied = sum(one.nbytes for one in gaps)
-        if _is_packed(call) and len(b.layout.shape) > 2:  # the vector, once for each matrix
-            copied += prod(b.layout.shape[:-1]) * ITEM_BYTES[a.dtype]
-        return _packing(call, a.layout, b.layout) + copied
-    if len(b.layout.shape) == 2 and len(a.layout.shape) > 2 and _folds(a.layout):
+    small, large = sorted((a, b), key=lambda one: len(one.layout.shape))
+    vector, single = (len(small.layout.shape) <= rank for rank in (1, 2))
+    if vector:
+        taken = _by_vector(call, a, b)
+    elif single and large is a and len(a.layout.shape) > 2 and _folds(a.layout):
         # one product of all rows; where rows cannot be read in place, a batch of products
-        return _packing(call, _rows_of(a.layout), b.layout)
-    return _batched(call, a, b)
+        taken = _packing(call, _rows_of(a.layout), b.layout)
+    else:
+        taken = _batched(call, a, b)
+    if single and len(large.layout.shape) > 2 and small.is_parameter:
+        # what could take a gradient is never repeated for a batch
+        taken = max(taken, _of_all_rows(call, a, b))
+    return taken
+
+
+def _by_vector(call: Call, a: Operand, b: Operand) -> int:
+    """One factor or both are vectors."""
+    if not _is_packed(call):
+        return 0
+    gaps = [one for one in (a, b) if not is_contiguous(one.layout)]
+    copied = sum(one.nbytes for one in gaps)
+    if len(b.layout.shape) > 2:  # the vector, once for each matrix
+        copied += prod(b.layout.shape[:-1]) * ITEM_BYTES[a.dtype]
+    return _packing(call, a.layout, b.layout) + copied
+
+
+def _of_all_rows(call: Call, a: Operand, b: Operand) -> int:
+    """One product of all rows, copied where they cannot be read in place; where the rows are the
+    right-hand factor's columns, both sides are turned, and the result back (``should_fold``)."""
+    is_turned = len(a.layout.shape) < len(b.layout.shape)
+    rows, other = (_turned(b), _turned(a)) if is_turned else (a, b)
+    packing = _packing(call, _rows_of(rows.layout), other.layout)
+    turned_back = 0
+    if is_turned and len(other.layout.shape) == 2 and min(call.shape[-2:]) > 1:
+        turned_back = prod(call.shape) * ITEM_BYTES[call.dtype]
+    return _rows_copy(rows) + max(packing, turned_back)
+
+
+def _turned(operand: Operand) -> Operand:
+    """With its last two dimensions exchanged; a vector stays."""
+    shape, strides = operand.layout.shape, operand.layout.strides
+    if len(shape) < 2:
+        return operand
+    turned = Layout(
+        (*shape[:-2], shape[-1], shape[-2]), (*strides[:-2], strides[-1], strides[-2])
+    )
+    return replace(operand, layout=turned)
 
 
 def _batched(call: Call, a: Operand, b: Operand) -> int:
@@ -275,7 +312,7 @@ def _linear(call: Call) -> int:
     x, weight = call.operands[0], call.operands[1] if len(call.operands) > 1 else None
     if weight is None:
         return _rows_copy(x)
-    flipped = Layout(weight.layout.shape[::-1], weight.layout.strides[::-1])
+    flipped = _turned(weight).layout
     folded = _rows_copy(x) + _packing(call, _rows_of(x.layout), flipped)
     if _folds(x.layout) or not _is_packed(call) or len(flipped.shape) < 2:
         return folded

@@ -59,7 +59,12 @@ def measured_and_predicted(op: str, args: Args, kwargs: dict[str, Any]) -> tuple
     made = [x for x in pytree.tree_leaves(result) if isinstance(x, torch.Tensor)]
     output = sum(x.nbytes for x in made if x.untyped_storage().data_ptr() not in given)
     operands = tuple(
-        Operand(k, Layout(tuple(x.shape), tuple(x.stride())), str(x.dtype).removeprefix("torch."))
+        Operand(
+            k,
+            Layout(tuple(x.shape), tuple(x.stride())),
+            str(x.dtype).removeprefix("torch."),
+            isinstance(x, torch.nn.Parameter),
+        )
         for k, x in enumerate(tensors)
     )
     call = Call(
@@ -250,6 +255,25 @@ def test_products_of_expanded_operands(dtype: torch.dtype) -> None:
     check("aten.matmul.default", (repeated, normal(192, 64, dtype=dtype)), {}, within)
     weight = torch.nn.Parameter(normal(64, 192, dtype=dtype))
     check("aten.linear.default", (repeated, weight), {}, within)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("left", "right"),
+    [((64, 256), X), ((1024, 256), X), ((1, 256), X), ((256,), X), ((4, 64, 256), X),
+     (X, (192, 64)), (X, (192,)), (X, (4, 192, 64))],
+)  # fmt: skip
+def test_products_with_what_may_take_a_gradient(
+    left: tuple[int, ...], right: tuple[int, ...], dtype: torch.dtype, layout: str
+) -> None:
+    args = [
+        laid_out(normal(*X, dtype=dtype), layout) if shape is X
+        else torch.nn.Parameter(normal(*shape, dtype=dtype))
+        for shape in (left, right)
+    ]  # fmt: skip
+    # (in half precision loose where a vector is multiplied: results are small beside the bound)
+    check("aten.matmul.default", tuple(args), {}, 1.03 if dtype is torch.float32 else 13.0)
 
 
 @pytest.mark.parametrize("rows", [10, 100])

@@ -12,6 +12,7 @@ import pytest
 
 from tests.tuner.test_database import graph_entry
 from tuner.database import GraphEntry, ModelFile
+from tuner.measure.cpu import CpuBackend
 from tuner.runtime.lookup import Plans
 from tuner.validity import Verdict, doubts, judge
 
@@ -72,6 +73,20 @@ def test_the_best_verdict_goes_first(lines: Callable[[], list[str]]) -> None:
     assert lines() == []
     assert Plans((stale, other), HERE).entry("0f3a") is other.graphs[0]
     assert len(lines()) == 1 and "device_name 'A'" in lines()[0]
+
+
+def test_plans_are_judged_for_the_device_that_a_model_is_on_now() -> None:
+    """A model may be moved after its plans were read."""
+    found = CpuBackend().environment()
+    here = file(**{name: found[name] for name in ("device", "torch", "cuda") if name in found})
+    plans = Plans((here,), HERE, "cuda:0")
+    assert plans.entry("0f3a") is None
+    assert plans.on("cuda:0") is plans
+    moved = plans.on("cpu")
+    assert moved is plans.on("cpu")
+    judged = moved.judged("0f3a")
+    assert judged is not None and judged.judgement.verdict is Verdict.COMPATIBLE
+    assert moved.entry("0f3a") is here.graphs[0]
 
 
 def test_a_stale_entry_is_a_miss_and_one_log_line(lines: Callable[[], list[str]]) -> None:

@@ -215,8 +215,8 @@ class Applied(torch.nn.Module):
 
         first, *others = forms
         if wish.memory is not None:
-            entry = wish.plans.entry(first.analysis.graph.fingerprint)
             device = device_of(self._original)
+            entry = wish.plans.on(device).entry(first.analysis.graph.fingerprint)
             ladder = rungs(first.analysis, entry, first.located.shapes)
             free = free_memory_of(device) if wish.memory == "free" else wish.memory
             # (of the inputs nothing is kept, which are the first ones of these sizes alone)
@@ -276,7 +276,8 @@ class Applied(torch.nn.Module):
     def _choose(self, form: Form, eager_peak: Callable[[], int]) -> Chosen:
         """A call's plan. A share of the little that a short input needs may be out of reach; it
         may then take what the example inputs take, which the user has agreed to."""
-        plans, analysis, shapes = self._wish.plans, form.analysis, form.located.shapes
+        plans = self._wish.plans.on(device_of(self._original))
+        analysis, shapes = form.analysis, form.located.shapes
         try:
             return choose_for(plans, analysis, shapes, self._wish.budget, eager_peak)
         except BudgetError as error:

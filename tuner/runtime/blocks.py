@@ -16,7 +16,14 @@ from search_space.errors import CaptureError, UnsupportedSizes
 from search_space.plan import Plan
 from search_space.probe import Prober
 from tuner.runtime.analysis import Analysis
-from tuner.runtime.captures import Located, capture_key, locate_in
+from tuner.runtime.captures import (
+    MOST_CAPTURES,
+    CaptureKey,
+    Located,
+    capture_key,
+    locate_in,
+    note_values,
+)
 from tuner.runtime.choose import Chosen
 from tuner.runtime.compiled import Compiler
 from tuner.runtime.compiled_run import Tried, try_compiled
@@ -109,7 +116,7 @@ def weights_state(target: Target) -> object:
 class _Kept:
     """A capture, the target it was made of, and its plain attributes that the trace read."""
 
-    key: object
+    key: CaptureKey
     captured: Capture
     owner: Target
     reads: frozenset[Attribute]
@@ -125,7 +132,7 @@ class Family:
 
     @property
     def captures(self) -> int:
-        """How many captures were made."""
+        """How many captures are kept."""
         return len(self._kept)
 
     def locate(self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Located:
@@ -136,7 +143,7 @@ class Family:
         """
         target.replaced.check_hooks()
         leaves, spec = pytree.tree_flatten((args, kwargs))
-        key = (capture_key(leaves, spec), weights_state(target))
+        key = capture_key(leaves, spec, weights_state(target))
         for kept in self._kept:
             if kept.key == key and not self._differ(kept.owner, target) & kept.reads:
                 try:
@@ -152,6 +159,10 @@ class Family:
             watch_reads(module, watched) as reads,
         ):
             made = capture(module, args, kwargs)
+        same = (kept.key for kept in self._kept if kept.owner is target)
+        note_values(same, key, args, kwargs, f"target {target.name!r}")
+        while len(self._kept) >= MOST_CAPTURES:
+            self._kept.pop(0)
         self._kept.append(_Kept(key, made, target, frozenset(reads)))
         return locate_in(made, leaves)
 

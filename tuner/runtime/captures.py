@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.utils import _pytree as pytree
@@ -14,6 +15,14 @@ from search_space.errors import UnsupportedSizes
 from tuner.runtime.gate import GATE
 from tuner.runtime.kernels import with_rewrites
 from tuner.runtime.signature import Witness, autocast_state, layout
+
+log = logging.getLogger("autochunk")
+
+MOST_CAPTURES = 64
+"""Captures of one model that are kept; the oldest goes first."""
+
+_MANY_VALUES = 8
+"""Captures that differ in plain values alone, as many as are made before it is said."""
 
 Shapes = tuple[tuple[int, ...], ...]
 
@@ -33,7 +42,7 @@ class Captures:
     def __init__(self, model: torch.nn.Module) -> None:
         self.model = model
         self._witness = Witness(model)
-        self._kept: list[tuple[object, Capture]] = []
+        self._kept: list[tuple[CaptureKey, Capture]] = []
         self._rewritten: dict[tuple[int, tuple[str, ...]], Capture] = {}
 
     def rewritten(
@@ -43,7 +52,7 @@ class Captures:
         located = self.locate(args, kwargs)
         if not names:
             return located
-        key = (id(located.captured), names)  # (captures are kept as long as this is)
+        key = (id(located.captured), names)
         if key not in self._rewritten:
             self._rewritten[key] = with_rewrites(located.captured, names, located.bindings)
         return replace(located, captured=self._rewritten[key])
@@ -61,7 +70,7 @@ class Captures:
             CaptureError: the model cannot be captured.
         """
         leaves, spec = pytree.tree_flatten((tuple(args), dict(kwargs)))
-        key = (capture_key(leaves, spec), self._witness.state())
+        key = capture_key(leaves, spec, self._witness.state())
         for kept_key, kept in self._kept:
             if kept_key != key:
                 continue
@@ -72,6 +81,13 @@ class Captures:
         with GATE.tracing(), torch.no_grad():
             plain = pytree.tree_map_only(torch.Tensor, _plain_strides, (tuple(args), dict(kwargs)))
             made = capture(self.model, *plain)
+        note_values((kept_key for kept_key, _ in self._kept), key, args, kwargs)
+        while len(self._kept) >= MOST_CAPTURES:
+            _, gone = self._kept.pop(0)
+            # (ids of what is gone are given out again)
+            self._rewritten = {
+                own: kept for own, kept in self._rewritten.items() if own[0] != id(gone)
+            }
         self._kept.append((key, made))
         return locate_in(made, leaves)
 
@@ -90,15 +106,74 @@ def _plain_strides(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.as_strided(tensor.shape, strides)
 
 
-def capture_key(leaves: list[Any], spec: pytree.TreeSpec) -> object:
-    """What calls must have in common to be served by one capture, sizes apart."""
+class CaptureKey(NamedTuple):
+    """What calls must have in common to be served by one capture, sizes apart: of each argument in
+    order its kind, layout and device, or its type and value; and their structure, what autocast
+    does, and the state of the weights."""
+
+    arguments: tuple[tuple[object, ...], ...]
+    structure: pytree.TreeSpec
+    autocast: object
+    weights: object
+
+
+def capture_key(leaves: list[Any], spec: pytree.TreeSpec, weights: object) -> CaptureKey:
+    """The key of a call with these leaves."""
     signature = tuple(
         (leaf.dim(), leaf.dtype, leaf.device, layout(leaf))
         if isinstance(leaf, torch.Tensor)
         else (type(leaf), leaf)
         for leaf in leaves
     )
-    return signature, spec, autocast_state()
+    return CaptureKey(signature, spec, autocast_state(), weights)
+
+
+def note_values(
+    kept: Iterable[CaptureKey],
+    key: CaptureKey,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    who: str = "the model",
+) -> None:
+    """Say so where calls are captured again and again for another plain value, such as a number
+    that differs from call to call.
+
+    Args:
+        kept: the keys of the captures at hand.
+        key: of the call with ``args`` and ``kwargs``, which is captured now.
+        who: whose call it is.
+    """
+    places: set[int] = set()
+    count = 1
+    for other in kept:
+        differing = _differing_values(other, key)
+        places.update(differing)
+        count += bool(differing)
+    if count != _MANY_VALUES:
+        return
+    paths = [path for path, _ in pytree.tree_flatten_with_path((args, dict(kwargs)))[0]]
+    named = dict.fromkeys(_argument(paths[place]) for place in sorted(places))
+    log.warning(
+        "autochunk: %s was captured for %d values of %s; each new value is captured anew, which "
+        "takes long. Where it changes from call to call, pass it as a tensor",
+        who, count, ", ".join(named),
+    )  # fmt: skip
+
+
+def _differing_values(one: CaptureKey, other: CaptureKey) -> list[int]:
+    """The places of plain values that differ; none where anything else does."""
+    if one[1:] != other[1:]:
+        return []
+    pairs = list(zip(one.arguments, other.arguments, strict=True))
+    places = [place for place, (own, their) in enumerate(pairs) if own != their]
+    plain = all(len(own) == len(their) == 2 for own, their in map(pairs.__getitem__, places))
+    return places if plain else []
+
+
+def _argument(path: tuple[Any, ...]) -> str:
+    """An argument's name, or which one it is."""
+    outer, own = path[:2]
+    return f"argument {own.idx}" if outer.idx == 0 else f"{own.key!r}"
 
 
 def locate_in(captured: Capture, leaves: list[Any]) -> Located:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
 
@@ -54,16 +55,19 @@ class Forms:
     def __init__(self, kernels: Kernels, is_tuned: Callable[[str], bool] | None = None) -> None:
         self._kernels = kernels
         self._is_tuned = is_tuned or (lambda fingerprint: False)
-        # (the capture is held, since the ids of what is gone are given out again)
-        self._kept: dict[int, tuple[Capture, tuple[Capture, ...]]] = {}
+        # by id, as long as the capture is; None stands for the capture itself
+        self._kept: dict[int, tuple[weakref.ref[Capture], tuple[Capture | None, ...]]] = {}
 
     def of(self, captured: Capture, bindings: Mapping[str, int]) -> tuple[Capture, ...]:
         """The forms of a capture that may serve a call with these symbol values."""
-        if id(captured) not in self._kept:
+        key = id(captured)
+        if key not in self._kept:
             found = variants(captured, self._kernels, bindings)
             tuned = tuple(one for one in found if self._is_tuned(one.graph.fingerprint))
-            self._kept[id(captured)] = (captured, tuned[:1] or found)
-        return self._kept[id(captured)][1]
+            forms = tuple(None if one is captured else one for one in tuned[:1] or found)
+            gone = weakref.ref(captured, lambda _: self._kept.pop(key, None))
+            self._kept[key] = (gone, forms)
+        return tuple(captured if one is None else one for one in self._kept[key][1])
 
     def chosen(self, captured: Capture, bindings: Mapping[str, int]) -> Capture:
         """The tuned form, else the preferred one."""
@@ -189,8 +193,10 @@ def _is_number(node: SizedNode) -> bool:
 def _random(node: SizedNode, generator: torch.Generator) -> torch.Tensor:
     meta = node.output
     if meta.dtype == "bool":
+        # (of the sizes that are checked at, a row without any key is as good as never drawn)
         drawn = torch.rand(meta.shape, generator=generator) < 0.5
-        drawn[..., 0] = True  # else a row could have no key at all
+        if meta.shape[-1:] == (1,):
+            drawn[:] = True
         return drawn.to(meta.device)
     count = 1 + sum((n - 1) * step for n, step in zip(meta.shape, meta.strides, strict=True))
     flat = torch.randn(count, generator=generator).to(getattr(torch, meta.dtype))

@@ -36,9 +36,19 @@ class Judged:
 
 class Plans:
     """The entries of a database by graph. Where several files have one graph, the entry of the best
-    verdict goes first."""
+    verdict goes first.
 
-    def __init__(self, files: Sequence[ModelFile], here: Mapping[str, str]) -> None:
+    Args:
+        here: the present environment, as a measuring backend gives it.
+        device: whose environment that is; an empty text where it is of no account.
+    """
+
+    def __init__(
+        self, files: Sequence[ModelFile], here: Mapping[str, str], device: str = ""
+    ) -> None:
+        self._files = tuple(files)
+        self._device = device
+        self._elsewhere: dict[str, Plans] = {}
         self._found: dict[str, Judged] = {}
         self._said: set[tuple[str, str]] = set()
         for file in sorted(files, key=lambda file: str(file.path)):
@@ -50,6 +60,15 @@ class Plans:
 
     def __bool__(self) -> bool:
         return bool(self._found)
+
+    def on(self, device: str) -> Plans:
+        """The same, judged for a device: a model may be moved after its plans were read."""
+        if device == self._device or not self._files:
+            return self
+        if device not in self._elsewhere:
+            here = backend_for(device).environment()
+            self._elsewhere[device] = Plans(self._files, here, device)
+        return self._elsewhere[device]
 
     def judged(self, fingerprint: str) -> Judged | None:
         """What there is for a graph, whatever the verdict."""
@@ -109,8 +128,8 @@ def load_plans(path: str | Path, model: torch.nn.Module) -> Plans:
     Raises:
         DatabaseError: it does not exist or is damaged.
     """
-    files = read_database(Path(path))
-    plans = Plans(files, backend_for(device_of(model)).environment())
+    device = device_of(model)
+    plans = Plans(read_database(Path(path)), backend_for(device).environment(), device)
     if not plans:
         log.warning("autochunk: the plan database %s is empty; choosing analytically", path)
     return plans

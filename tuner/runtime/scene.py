@@ -41,7 +41,7 @@ from tuner.runtime.explain import explain_plan
 from tuner.runtime.find_targets import suggestion
 from tuner.runtime.gate import GATE
 from tuner.runtime.kernels import Forms
-from tuner.runtime.lookup import Plans
+from tuner.runtime.lookup import Plans, device_of
 from tuner.runtime.outside import Outside
 from tuner.runtime.replaced import unchanged
 from tuner.runtime.wish import Compiling
@@ -288,7 +288,7 @@ class SceneMaker:
     ) -> Chosen:
         analysis = self.workshop.analysis(located)
         return choose_for(
-            self._plans,
+            self._plans.on(device_of(self.model)),
             analysis,
             located.shapes,
             budget,
