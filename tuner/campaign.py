@@ -108,17 +108,19 @@ def _tune(
         progress.note("starting the measuring process and building the model")
         names = measurer.targets(min(config.seq_lens))
     found: dict[str, CampaignResult] = {}
-    failed: dict[str, BudgetError] = {}
+    failed: dict[str, BudgetError | MeasurementError] = {}
     for place, name in enumerate(names, 1):
         progress.part(f"target {name}", place, len(names))
         journal.note("target", {"target": name})
         with Measurer(config, journal, name) as measurer:
             try:
                 records = Records(journal.keep, name)
-                state = _start(config, measurer, clock, progress, records, samples, name)
+                own = clock.part(len(names) - place + 1)
+                state = _start(config, measurer, own, progress, records, samples, name)
                 found[name] = _run_steps(state)
-            except BudgetError as error:
-                # one that cannot meet the budgets does not keep others from it
+            except (BudgetError, MeasurementError) as error:
+                # one that cannot meet the budgets, or cannot be measured, does not keep others
+                # from it
                 failed[name] = error
                 journal.note("target", {"target": name, "status": "refused", "reason": str(error)})
                 progress.note(f"target {name} is left out: {error}")
@@ -126,13 +128,16 @@ def _tune(
 
 
 def _together(
-    found: Mapping[str, CampaignResult], failed: Mapping[str, BudgetError]
+    found: Mapping[str, CampaignResult],
+    failed: Mapping[str, BudgetError | MeasurementError],
 ) -> CampaignResult:
     """The results of all targets as one."""
     if not found:
         lines = "\n".join(f"target {name}: {error}" for name, error in failed.items())
-        lowest = max(error.lowest_bytes for error in failed.values())
-        raise BudgetError(lines, lowest_bytes=lowest)
+        unmet = [error for error in failed.values() if isinstance(error, BudgetError)]
+        if len(unmet) < len(failed):
+            raise MeasurementError(lines)
+        raise BudgetError(lines, lowest_bytes=max(error.lowest_bytes for error in unmet))
     return CampaignResult(
         tuple(one for result in found.values() for one in result.lengths),
         ", ".join(dict.fromkeys(result.model_used for result in found.values())),

@@ -37,7 +37,8 @@ TIMELINE_POINTS = 240
 
 
 class Records:
-    """Writes one campaign's records, each with its length and target.
+    """Writes one campaign's records, each with its target, length and graph; a length's analysis
+    comes first.
 
     Args:
         write: appends a record, given its kind and its values.
@@ -47,13 +48,14 @@ class Records:
     def __init__(self, write: Callable[[str, Row], object], target: str = "") -> None:
         self._write = write
         self._target = target
+        self._graphs: dict[int, str] = {}
 
     def analysed(self, length: int, analysis: Analysis, eager_peak_bytes: int) -> None:
         """What could be chunked; ``eager_peak_bytes`` as told without running, 0 where unknown."""
         space, memory = analysis.space, analysis.memory
         profile = memory.profile()
+        self._graphs[length] = analysis.graph.fingerprint
         self._append("analysis", length, {
-            "graph": analysis.graph.fingerprint,
             "nodes": len(analysis.graph.nodes),
             "settings": space.size,
             "eager_peak_bytes": eager_peak_bytes,
@@ -125,7 +127,8 @@ class Records:
         })  # fmt: skip
 
     def _append(self, kind: str, length: int, row: Row) -> None:
-        self._write(kind, {"target": self._target, "length": length, **row})
+        place = {"target": self._target, "length": length, "graph": self._graphs[length]}
+        self._write(kind, {**place, **row})
 
 
 def timeline_bytes(profile: Profile, loops: Sequence[Loop]) -> list[int]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import math
 import time
 from dataclasses import dataclass
 
@@ -33,30 +35,40 @@ class Clock:
     """Tells how much of a campaign's limits is left; what earlier sessions took is counted."""
 
     def __init__(self, limits: LimitsConfig, journal: Journal) -> None:
-        self._limits = limits
+        self._until = Spent(*map(_limit, (limits.wall_s, limits.device_s, limits.runs)))
         self._journal = journal
         self._started = time.monotonic() - journal.spent().wall_s
 
     @property
     def wall_left_s(self) -> float | None:
         """Seconds until the campaign's own time is spent; None without such a limit."""
-        limit = self._limits.wall_s
-        return None if limit is None else max(limit - (time.monotonic() - self._started), 0.0)
+        if math.isinf(self._until.wall_s):
+            return None
+        return max(self._until.wall_s - (time.monotonic() - self._started), 0.0)
 
     def allowance(self, parts: int = 1) -> Allowance:
         """The next of ``parts`` equal parts of what is left."""
-        spent = _spent(self._journal, self._started)
+        so_far, most = _spent(self._journal, self._started), self._until
 
-        def until(limit: float | None, so_far: float) -> float:
-            return float("inf") if limit is None else so_far + max(limit - so_far, 0.0) / parts
+        def until(limit: float, spent: float) -> float:
+            return spent + max(limit - spent, 0.0) / parts
 
-        limits = self._limits
-        most = Spent(
-            until(limits.wall_s, spent.wall_s),
-            until(limits.device_s, spent.device_s),
-            until(limits.runs, spent.runs),
+        own = Spent(
+            until(most.wall_s, so_far.wall_s),
+            until(most.device_s, so_far.device_s),
+            until(most.runs, so_far.runs),
         )
-        return Allowance(self._journal, most, self._started)
+        return Allowance(self._journal, own, self._started)
+
+    def part(self, parts: int) -> Clock:
+        """The next of ``parts`` equal parts of what is left, to be divided further."""
+        made = copy.copy(self)
+        made._until = self.allowance(parts).until
+        return made
+
+
+def _limit(value: float | None) -> float:
+    return math.inf if value is None else value
 
 
 def _spent(journal: Journal, started: float) -> Spent:

@@ -167,6 +167,22 @@ def test_limits_end_a_campaign_over_all_its_sessions(path: Path) -> None:
         assert "devices' time" in Clock(limits, Journal(ledger)).allowance().exceeded()
 
 
+def test_a_part_of_the_limits_is_divided_further(path: Path) -> None:
+    with Ledger(path) as ledger:
+        journal = Journal(ledger)
+        measured(journal, "a", took_s=2.0, stage="check")
+        clock = Clock(LimitsConfig(device_s=14.0, runs=9, wall_s=1000.0), journal)
+        first = clock.part(2)  # 6 s and 4 runs of what is left
+        assert first.wall_left_s == pytest.approx(500, abs=5)
+        assert first.allowance(2).until.device_s == 5.0
+        assert (first.allowance().until.device_s, first.allowance().until.runs) == (8.0, 5.0)
+        measured(journal, "b", took_s=6.5, stage="check")
+        assert "devices' time" in first.allowance().exceeded()
+        assert clock.allowance().exceeded() == ""
+        assert clock.part(1).allowance().until.device_s == 14.0
+        assert Clock(LimitsConfig(), journal).part(3).wall_left_s is None
+
+
 def test_time_passes_without_records_too(path: Path) -> None:
     with Ledger(path) as ledger:
         clock = Clock(LimitsConfig(wall_s=0.05), Journal(ledger))

@@ -13,7 +13,16 @@ from xml.etree import ElementTree
 import pytest
 
 from search_space.errors import ConfigError, LedgerError
-from tests.tuner.report_ledger import EVIL, MIB, baseline, ok, plan, write_ledger
+from tests.tuner.report_ledger import (
+    EVIL,
+    MIB,
+    analysis,
+    baseline,
+    ok,
+    plan,
+    prediction,
+    write_ledger,
+)
 from tuner.cli import main
 from tuner.ledger import Ledger
 from tuner.report.chart import Axis, Chart, Kind, Point, Rule, Series
@@ -253,6 +262,8 @@ def test_a_sweep_gets_a_page_over_the_pages_of_its_campaigns(
     with Ledger(night / "new" / "ledger.jsonl") as ledger:
         config = {"model": {"id": "just begun"}, "budgets": [0.5], "seq_lens": [8]}
         ledger.append("campaign", {"config": config})
+    (night / "at the door").mkdir()
+    (night / "at the door" / "ledger.jsonl").touch()
     assert main(["report", str(night)]) == 0
     (night / "large one").mkdir()
     write_ledger(night / "large one")
@@ -265,22 +276,52 @@ def test_a_sweep_gets_a_page_over_the_pages_of_its_campaigns(
         page = Page(path.read_text(encoding="utf-8"))
         assert page.tags["tr"] == 1 + rows
         assert "just begun" in "".join(page.text)
+        assert "Without records so far: at the door." in "".join(page.text)
         for link in page.links:
             name, _, anchor = unquote(link).partition("#")
             found = Page((path.parent / name).read_text(encoding="utf-8"))
             assert not anchor or anchor in found.ids
 
 
+def test_of_a_model_that_was_changed_the_last_graph_counts(tmp_path: Path) -> None:
+    old, new = "0" * 16, "f" * 16
+
+    def session(ledger: Ledger, graph: str, *chunk_sizes: int) -> None:
+        ledger.append("analysis", {**analysis(512), "graph": graph})
+        ledger.append("baseline", {**baseline(512), "graph": graph})
+        for size in chunk_sizes:
+            ledger.append("prediction", prediction(size, 1.0))  # (says no graph)
+            ledger.append("plan", {**ok(size, 1.0), "graph": graph})
+
+    with Ledger(tmp_path / "ledger.jsonl") as ledger:
+        session(ledger, old, 8, 16, 32)
+        session(ledger, new, 8)
+        run = read_run(tmp_path)
+        (one,) = run.lengths.values()
+        assert (one.graph, len(one.timed), len(one.expected)) == (new, 1, 1)
+        text = (write_report(tmp_path).page).read_text(encoding="utf-8")
+        assert "3 real runs of other graphs are left out" in text
+        # changed back, what was measured of it counts again
+        ledger.append("plan", {**ok(64, 1.0), "graph": old})
+    run = read_run(tmp_path)
+    (one,) = run.lengths.values()
+    assert (one.graph, len(one.timed)) == (old, 4)
+    assert list(run.set_aside) == [("", 512, new)]
+
+
 @pytest.mark.parametrize(
     ("name", "words"),
-    [("none", "there is no ledger"), ("campaign.yaml", "campaign file"), ("empty", "no records")],
-)
+    [("none", "there is no ledger"), ("campaign.yaml", "campaign file"), ("empty", "no records"),
+     ("sweep", "no ledger in")],
+)  # fmt: skip
 def test_mistakes_get_one_message(
     name: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "campaign.yaml").write_text("campaign: x\n", encoding="utf-8")
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "ledger.jsonl").touch()
+    (tmp_path / "sweep" / "one").mkdir(parents=True)
+    (tmp_path / "sweep" / "one" / "ledger.jsonl").touch()
     assert main(["report", str(tmp_path / name)]) == 2
     assert words in capsys.readouterr().err
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import io
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +16,18 @@ from torch.utils.checkpoint import checkpoint
 
 from experiments.subjects import gpt2, llama
 from search_space.eager_peak import eager_peak_bytes
-from search_space.errors import BudgetError, CaptureError, ConfigError
+from search_space.errors import BudgetError, CaptureError, ConfigError, MeasurementError
 from tests.tuner.campaigns import campaign
 from tuner import AppliedTargets, apply
 from tuner.campaign import run_campaign
+from tuner.campaign_result import CampaignResult
 from tuner.config import parse_config
 from tuner.factory import subjects
 from tuner.ledger import read_ledger
 from tuner.measure.cpu import CpuBackend
 from tuner.runtime.equal_blocks import differing_attributes, skeleton, watch_reads
 from tuner.runtime.find_targets import auto_targets, match_targets, repeated_blocks
+from tuner.steps.state import State
 
 FACTORY = Path(__file__).with_name("target_factory.py")
 WIDTH = 16
@@ -730,6 +732,50 @@ def test_a_campaign_tunes_each_distinct_target(tuned: Tuned) -> None:
         assert all(budget.row is not None for budget in one.budgets)
     marks = [r for r in read_ledger(folder / "runs" / "ledger.jsonl") if r["kind"] == "target"]
     assert [mark["target"] for mark in marks] == ["blocks.0", "blocks.2"]
+
+
+def test_limits_are_for_all_targets(tmp_path: Path) -> None:
+    values = campaign(
+        tmp_path,
+        model={"id": "two", "factory": f"{FACTORY}:two_kinds", "targets": "blocks.*"},
+        seq_lens=[96],
+        budgets=[0.6],
+        limits={"runs": 4},
+    )
+    values["confirm"]["top_k"] = 3
+    values["cost_model"]["timings_s"] = 0
+    result = run_campaign(parse_config(values, tmp_path))
+    ran = [len(one.confirmed) for one in result.lengths]
+    assert ran == [2, 2]
+
+
+def test_a_target_that_cannot_be_measured_keeps_no_other_from_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = campaign(
+        tmp_path,
+        model={"id": "two", "factory": f"{FACTORY}:two_kinds", "targets": "blocks.*"},
+        seq_lens=[48],
+    )
+    config = parse_config(values, tmp_path)
+    made = CampaignResult((), "roofline", {}, (), ())
+    reached: list[str] = []
+
+    def run(state: State) -> CampaignResult:
+        reached.append(state.target)
+        if state.target in broken:
+            raise MeasurementError("out of luck")
+        return made
+
+    monkeypatch.setattr("tuner.campaign._run_steps", run)
+    broken = {"blocks.0"}
+    assert run_campaign(config) == replace(made, model_used="roofline")
+    assert reached == ["blocks.0", "blocks.2"]
+    broken = {"blocks.0", "blocks.2"}
+    with pytest.raises(MeasurementError, match=r"(?s)target blocks.0: out.*target blocks.2: out"):
+        run_campaign(config)
+    rows = read_ledger(config.output / "ledger.jsonl")
+    assert sum(row.get("status") == "refused" for row in rows) == 3
 
 
 def test_apply_finds_the_plans_of_tuned_targets(tuned: Tuned) -> None:

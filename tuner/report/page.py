@@ -179,6 +179,12 @@ def _sure(run: Run) -> list[str]:
         f"Predicted peaks are off by at most {100 * worst:.2f} % of the measured ones.",
         f"{failed or 'None'} of {ended} real runs failed.",
     ]
+    if run.set_aside:
+        ran = sum(sum(one.ended.values()) for one in run.set_aside.values())
+        found.append(
+            f"The model has changed since the ledger was begun: {ran} real runs of other graphs "
+            "are left out."
+        )
     if watched:
         found.append(
             f"Others had the device for at most {max(watched):.0%} of the time in which a plan was "

@@ -88,9 +88,21 @@ def read_run(path: Path) -> Run:
 
 
 def _at(run: Run, record: Row) -> LengthData:
-    """The length that a record belongs to."""
-    key = (str(record.get("target", run.target)), int(record["length"]))
-    return run.lengths.setdefault(key, LengthData(*key))
+    """The length that a record belongs to, as the model was then: where its graph is another than
+    before, nothing of before can be compared."""
+    place = (str(record.get("target", run.target)), int(record["length"]))
+    graph = str(record.get("graph", ""))
+    now = run.lengths.get(place)
+    if now is None:
+        now = run.lengths[place] = LengthData(*place, graph)
+    elif graph and now.graph != graph:
+        if now.graph:
+            run.set_aside[*place, now.graph] = now
+            now = run.set_aside.pop((*place, graph), None) or LengthData(*place, graph)
+            run.lengths[place] = now
+        else:
+            now.graph = graph
+    return now
 
 
 def _campaign(run: Run, record: Row) -> None:

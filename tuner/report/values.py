@@ -149,6 +149,7 @@ class LengthData:
     """All that the ledger knows of one length of one target (an empty text for the whole model).
 
     Attributes:
+        graph: the fingerprint of the model's graph; empty where no record says it.
         baseline: status of the unchunked model's run.
         eager: its peak and latency, where it ran; ``unchunked_ms`` is that of the bare capture.
         found, result: what analysis found, and how it ended, where that is known.
@@ -162,6 +163,7 @@ class LengthData:
 
     target: str
     length: int
+    graph: str = ""
     baseline: str = ""
     eager: Reference = NOT_RUN
     unchunked_ms: float = 0.0
@@ -242,7 +244,8 @@ class Run:
     """One campaign's ledger.
 
     Attributes:
-        lengths: by target and length, in the ledger's order.
+        lengths: by target and length, in the ledger's order, as the model was last.
+        set_aside: what was measured of other graphs: the model has changed since.
         scores: per target, the cost model used, and each model's accuracy.
         refused: targets that were left out, and why.
         kinds, passed_over: records by kind, and those of a known kind that were not understood.
@@ -257,6 +260,7 @@ class Run:
     ceilings: Mapping[str, float] = field(default_factory=dict)
     op_rates: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     lengths: dict[tuple[str, int], LengthData] = field(default_factory=dict)
+    set_aside: dict[tuple[str, int, str], LengthData] = field(default_factory=dict)
     scores: dict[str, tuple[str, Mapping[str, Mapping[str, Any]]]] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
     kinds: Counter[str] = field(default_factory=Counter)
