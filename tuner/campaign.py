@@ -17,10 +17,12 @@ from pathlib import Path
 import yaml
 
 from cost_models.base import Sample
+from cost_models.stored import read_model
 from search_space.errors import BudgetError, ConfigError, MeasurementError
 from tuner.campaign_records import Records
 from tuner.campaign_result import CampaignResult, expected_seconds
 from tuner.config import CampaignConfig, LimitsConfig
+from tuner.database import check_writable
 from tuner.engine.local import mark
 from tuner.engine.slots import engine_device
 from tuner.journal import Journal
@@ -57,6 +59,8 @@ def run_campaign(
 
     Raises:
         ConfigError, CaptureError: the configuration's model or inputs are wrong.
+        DatabaseError, ModelFileError: the plan database, or the model to start from, is damaged or
+            cannot be written or read; nothing is measured then.
         BudgetError: a budget cannot be met at some length; nothing is measured then.
         MeasurementError: nothing could be measured.
         Stopped: Ctrl-C or SIGTERM; what was measured is in the ledger, and the best so far of each
@@ -161,12 +165,17 @@ def _start(
     target: str = "",
 ) -> State:
     progress.note("starting the measuring process and building the model")
+    # (before anything is measured for them)
+    start = None if config.cost_model.start is None else read_model(config.cost_model.start)
     environment, ceilings = measurer.environment()
+    check_writable(config.plans, environment["device_name"], config.model.id)
     progress.note(
         f"device {environment['device_name']}: {ceilings.copy_bytes_per_s / 1e9:.1f} GB/s, "
         f"{ceilings.matmul_flops_per_s / 1e9:.0f} GFLOP/s, {ceilings.launch_s * 1e6:.1f} us an op"
     )
-    state = State(config, measurer, progress, records, target, environment, ceilings, clock)
+    state = State(
+        config, measurer, progress, records, target, environment, ceilings, clock, start=start
+    )
     state.samples.extend(samples)
     return state
 

@@ -10,6 +10,11 @@ from typing import Any
 
 from search_space.errors import ConfigError, DatabaseError
 
+_NOTHING = (
+    "{} holds no plans (no *.yaml in it or below it); name the folder that a campaign's key "
+    "`plans` names"
+)
+
 
 def add_plans(commands: Any, shared: argparse.ArgumentParser) -> None:
     """Add ``plans`` and its actions to a command line.
@@ -71,7 +76,11 @@ def _list(options: argparse.Namespace) -> int:
     from tuner.tables import files_table
     from tuner.terminal import make_console
 
-    make_console().print(files_table(read_database(options.path), options.path))
+    files = read_database(options.path)
+    if files:
+        make_console().print(files_table(files, options.path))
+    else:
+        print(_NOTHING.format(options.path), file=sys.stderr)
     return 0
 
 
@@ -80,8 +89,10 @@ def _show(options: argparse.Namespace) -> int:
     from tuner.tables import entry_table
     from tuner.terminal import make_console
 
-    console = make_console()
-    for file in read_database(options.path):
+    console, files = make_console(), read_database(options.path)
+    if not files:
+        print(_NOTHING.format(options.path), file=sys.stderr)
+    for file in files:
         for graph in file.graphs:
             for entry in graph.lengths:
                 console.print(entry_table(file, graph, entry))
@@ -93,8 +104,10 @@ def _validate(options: argparse.Namespace) -> int:
     from tuner.plans_explain import verdicts
     from tuner.validity import doubts
 
-    wrong = 0
-    for path in database_files(options.path):
+    wrong, paths = 0, database_files(options.path)
+    if not paths:
+        print(_NOTHING.format(options.path), file=sys.stderr)
+    for path in paths:
         try:
             file = read_file(path)
         except DatabaseError as error:

@@ -181,6 +181,18 @@ def write_graph(plans: Path, device: str, model: str, entry: GraphEntry) -> Path
     return path
 
 
+def check_writable(plans: Path, device: str, model: str) -> None:
+    """Whether a model's plans can be written later on, when much has been measured for them.
+
+    Raises:
+        DatabaseError: the existing file is damaged, or the folder cannot be written.
+    """
+    path = model_path(plans, device, model)
+    with _locked(path):
+        if path.exists():
+            read_file(path)
+
+
 def change_file(
     path: Path, device: str, model: str, change: Callable[[dict[str, GraphEntry]], None]
 ) -> None:

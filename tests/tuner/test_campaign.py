@@ -15,7 +15,14 @@ import yaml
 
 from cost_models.create import COMPARED
 from cost_models.stored import read_model
-from search_space.errors import BudgetError, ConfigError, LedgerError, MeasurementError
+from search_space.errors import (
+    BudgetError,
+    ConfigError,
+    DatabaseError,
+    LedgerError,
+    MeasurementError,
+    ModelFileError,
+)
 from search_space.plan import encode_plan
 from search_space.space import make_plan
 from tests.tuner.campaigns import FACTORY, campaign
@@ -25,7 +32,8 @@ from tuner.campaign import run_campaign
 from tuner.campaign_result import CampaignResult
 from tuner.card_tables import card_summary
 from tuner.config import parse_config
-from tuner.database import read_database
+from tuner.database import model_path, read_database
+from tuner.environment import device_name
 from tuner.journal import Journal
 from tuner.ledger import Ledger, read_ledger
 from tuner.measure.isolate import UNSTARTED
@@ -283,6 +291,27 @@ def test_finalists_known_well_stay_so_after_the_limits_are_spent(tmp_path: Path)
     assert before.frontier == after.frontier
     rows = read_ledger(tmp_path / "runs" / "ledger.jsonl")
     assert any(row.get("stage") == "final" and row["kind"] == "plan" for row in rows)
+
+
+@pytest.mark.parametrize("wrong", ["a file for a folder", "a damaged file", "no model to start"])
+def test_what_cannot_be_written_or_read_is_said_before_much_is_measured(
+    tmp_path: Path, wrong: str
+) -> None:
+    values = campaign(tmp_path, seq_lens=[96])
+    place = tmp_path / "plans"
+    if wrong == "a file for a folder":
+        place.write_text("notes")
+    elif wrong == "a damaged file":
+        path = model_path(place, device_name("cpu"), "blocks")
+        path.parent.mkdir(parents=True)
+        path.write_text("schema: 3\nmodel: [")
+    else:
+        place = tmp_path / "none.json.gz"
+        values["cost_model"]["start"] = str(place)
+    with pytest.raises((DatabaseError, ModelFileError), match=str(place)):
+        run_campaign(parse_config(values, tmp_path))
+    kinds = {record["kind"] for record in read_ledger(tmp_path / "runs" / "ledger.jsonl")}
+    assert kinds <= {"campaign", "begin", "environment"}
 
 
 def test_other_inputs_are_other_measurements(tmp_path: Path) -> None:

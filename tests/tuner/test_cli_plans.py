@@ -265,3 +265,10 @@ def test_validate_names_every_file_that_is_damaged_or_wrong(run: Run, tmp_path: 
     assert f"damaged: the plan database {cut}" in errors
     assert errors.count(f"wrong: {odd}") == 8
     assert "good.yaml" in text
+
+
+@pytest.mark.parametrize("action", ["list", "show", "validate"])
+def test_a_folder_without_plans_is_said_to_be(run: Run, tmp_path: Path, action: str) -> None:
+    code, out, errors = run(action, tmp_path)
+    assert (code, out) == (0, "")
+    assert f"{tmp_path} holds no plans" in errors

@@ -10,7 +10,7 @@ from cost_models.compiled_passes import compiled_model
 from cost_models.create import create
 from cost_models.features import loop_features
 from cost_models.scoring import judge
-from cost_models.stored import joined, read_model
+from cost_models.stored import joined
 from cost_models.times import graph_parts
 from cost_models.whole_times import Calibration, Unchunked, calibrate
 from search_space.classes import RegionClass
@@ -37,8 +37,6 @@ def time_regions(state: State) -> None:
     budget_s = state.config.cost_model.timings_s
     total = sum(len(one.analysis.space.classes) for one in state.lengths) if budget_s else 0
     state.progress.phase(TIMING, total)
-    if state.config.cost_model.start is not None:
-        state.start = read_model(state.config.cost_model.start)
     failed: set[Region] = set()
     for place, one in enumerate(state.lengths):
         if budget_s:
