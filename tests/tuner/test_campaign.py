@@ -6,6 +6,8 @@ import base64
 import html
 import pickle
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,25 +25,28 @@ from search_space.errors import (
     MeasurementError,
     ModelFileError,
 )
-from search_space.plan import encode_plan
+from search_space.plan import Plan, encode_plan
 from search_space.space import make_plan
 from tests.tuner.campaigns import FACTORY, campaign
 from tests.tuner.small_factory import blocks
 from tuner import apply
 from tuner.campaign import run_campaign
-from tuner.campaign_result import CampaignResult
+from tuner.campaign_result import CampaignResult, LengthResult
 from tuner.card_tables import card_summary
 from tuner.config import parse_config
-from tuner.database import model_path, read_database
+from tuner.database import PlanRow, model_path, read_database
 from tuner.environment import device_name
 from tuner.journal import Journal
 from tuner.ledger import Ledger, read_ledger
 from tuner.measure.isolate import UNSTARTED
+from tuner.measured import Confirmed
 from tuner.measurer import Measurer
 from tuner.progress import Best, Silent
 from tuner.report.page import render
 from tuner.report.read import read_run
 from tuner.report.values import plan_key
+from tuner.steps import finish as finish_step
+from tuner.steps.state import Length, State
 from tuner.worker import Session
 
 
@@ -291,6 +296,34 @@ def test_finalists_known_well_stay_so_after_the_limits_are_spent(tmp_path: Path)
     assert before.frontier == after.frontier
     rows = read_ledger(tmp_path / "runs" / "ledger.jsonl")
     assert any(row.get("stage") == "final" and row["kind"] == "plan" for row in rows)
+
+
+def test_a_finalist_that_is_cut_off_keeps_what_was_timed_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together, result = Measurer.together, finish_step._result
+    ends: dict[Plan, str] = {}
+    rows: list[PlanRow] = []
+
+    def ending(
+        self: Measurer, length: int, plans: Sequence[Confirmed], *more: Any, final: bool = False
+    ) -> list[Confirmed]:
+        found = together(self, length, plans, *more)
+        if final:
+            ends.update(zip((one.plan for one in found), ("timeout", "crash"), strict=False))
+        return [replace(one, status=ends.get(one.plan, "ok")) for one in found]
+
+    def kept(state: State, one: Length, given: list[PlanRow]) -> LengthResult:
+        rows[:] = given
+        return result(state, one, given)
+
+    monkeypatch.setattr(Measurer, "together", ending)
+    monkeypatch.setattr(finish_step, "_result", kept)
+    values = campaign(tmp_path, seq_lens=[96], cost_model={"timings_s": 0}, budgets=[0.5, "min"])
+    run_campaign(parse_config(values, tmp_path))
+    assert sorted(ends.values()) == ["crash", "timeout"]
+    found = {row.plan for row in rows}
+    assert {end: plan in found for plan, end in ends.items()} == {"timeout": True, "crash": False}
 
 
 @pytest.mark.parametrize("wrong", ["a file for a folder", "a damaged file", "no model to start"])

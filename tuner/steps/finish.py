@@ -10,7 +10,7 @@ from tuner.campaign_result import BudgetResult, LengthResult
 from tuner.database import GraphEntry, LengthEntry, PlanRow, Reference, write_graph
 from tuner.frontier import best_within, finalists, frontier, thinned
 from tuner.limits import Allowance
-from tuner.measure.protocol import CONTENDED
+from tuner.measure.protocol import CONTENDED, Status
 from tuner.measure.timing import median
 from tuner.measured import Confirmed
 from tuner.steps.state import Length, State, plan_row
@@ -19,6 +19,10 @@ from tuner.stopping import shielded
 FINALISTS = 8
 """Plans of a length that are timed in turns at the end, so that they can be compared; beside them
 one for each budget."""
+
+_FAILED = (Status.OOM, Status.CRASH, Status.WRONG_OUTPUT)
+"""How a finalist's last timing ends where that is its own failure, for which it is dropped. Of one
+that was cut off or took too long what was timed before stays."""
 
 
 def finish(state: State, one: Length, allowance: Allowance) -> LengthResult:
@@ -35,7 +39,10 @@ def finish(state: State, one: Length, allowance: Allowance) -> LengthResult:
     elif chosen:
         state.progress.running(f"timing {len(chosen)} finalists in turns")
         again = state.measurer.together(one.length, chosen, one.reference, final=True)
-        rows = [plan_row(done) for done in again if done.status == "ok"] or rows
+        kept = [late if late.status == "ok" else early
+                for early, late in zip(chosen, again, strict=True)
+                if late.status not in _FAILED]  # fmt: skip
+        rows = [plan_row(done) for done in kept] or rows
         note_contention(state, one, again)
     return _result(state, one, rows)
 
