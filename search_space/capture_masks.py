@@ -13,7 +13,8 @@ import dataclasses
 from collections.abc import Sequence
 
 from search_space.graph import Argument, Node, Ref, TensorMeta
-from search_space.mask_values import Either, Holds, Linear, Value, mask_values
+from search_space.mask_forms import Either, Holds, Linear, Value
+from search_space.mask_values import mask_values
 
 Rows = tuple[Node, ...]
 

@@ -32,7 +32,8 @@ from search_space.graph import (
     TensorMeta,
     TorchConstant,
 )
-from search_space.mask_values import Holds, Value, mask_values
+from search_space.mask_forms import Holds, Value
+from search_space.mask_values import mask_values
 from search_space.row_editor import RowEditor, copied, viewed
 from search_space.sizes import Size
 from search_space.symbolic_layout import is_contiguous, row_major, times
