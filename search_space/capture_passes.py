@@ -98,7 +98,9 @@ def drop_clones(rows: Rows, outputs: tuple[Argument, ...]) -> tuple[Rows, tuple[
     return _redirect(rows, outputs, moved)
 
 
-_SCATTERS = frozenset({"aten.slice_scatter.default", "aten.select_scatter.default"})
+_SCATTERS = frozenset({
+    "aten.slice_scatter.default", "aten.select_scatter.default", "aten.diagonal_scatter.default",
+})  # fmt: skip
 
 
 def drop_copies(rows: Rows, outputs: tuple[Argument, ...]) -> tuple[Rows, tuple[Argument, ...]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from math import lcm, prod
 from typing import Any
 
@@ -25,13 +25,24 @@ _MOST_ELEMENTS = 1 << 20
 
 _MOST_TRIES = 64
 
+_WIDE = 97
+"""Integers are drawn below this where they need not be indices."""
 
-def verify(query: Query, flow: Flow, *, chunks: tuple[int, ...] = (), seed: int = 0) -> bool:
+
+def verify(
+    query: Query,
+    flow: Flow,
+    *,
+    chunks: tuple[int, ...] = (),
+    seed: int = 0,
+    wide: bool = False,
+) -> bool:
     """Whether the op, run slice by slice as ``flow`` says, gives what it gives whole.
 
     Args:
         chunks: chunk sizes in positions of the output's dimension; by default 1, about a third, and
             all but one, moved up to what ratios below one allow.
+        wide: draw integers that are too large for indices of most dimensions.
     """
     size = query.shape[query.dim]
     shapes = {ref: query.tensor(ref) for _, ref in query.node.refs}
@@ -39,7 +50,7 @@ def verify(query: Query, flow: Flow, *, chunks: tuple[int, ...] = (), seed: int 
         for _, value in walk_arguments(flow.args or (), flow.kwargs or ()):
             if isinstance(value, Ref):
                 shapes.setdefault(value.index, query.tensor(value.index))
-    tensors = _draw(shapes, seed)
+    tensors = _draw(shapes, seed, wide)
     whole = _parts(_call(query.node.op, query.node.args, query.node.kwargs, tensors))
     step = lcm(flow.step, *(wanted.ratio.denominator for _, wanted in flow.slices))
     wanted_chunks = chunks or (1, max(1, size // 3), max(1, size - 1))
@@ -105,10 +116,16 @@ def _parts(result: Any) -> list[torch.Tensor]:
     return [result] if isinstance(result, torch.Tensor) else list(result)
 
 
-def _draw(tensors: Mapping[int, Tensor], seed: int) -> dict[int, torch.Tensor]:
-    """Random tensors of these shapes and dtypes; integers are small enough to be indices."""
+def _least(tensors: Iterable[Tensor]) -> int:
+    """The smallest extent of all, below which integers are indices of any dimension."""
+    return max(min((min(t.shape, default=1) for t in tensors), default=1), 1)
+
+
+def _draw(tensors: Mapping[int, Tensor], seed: int, wide: bool) -> dict[int, torch.Tensor]:
+    """Random tensors of these shapes and dtypes; integers are small enough to be indices, or drawn
+    from a wide range."""
     generator = torch.Generator().manual_seed(seed)
-    least = min((min(t.shape, default=1) for t in tensors.values()), default=1)
+    below = _WIDE if wide else _least(tensors.values())
     found = {}
     for index, tensor in tensors.items():
         dtype: torch.dtype = getattr(torch, tensor.dtype)
@@ -119,7 +136,7 @@ def _draw(tensors: Mapping[int, Tensor], seed: int) -> dict[int, torch.Tensor]:
         elif dtype.is_floating_point:
             made = torch.randn(tensor.shape, generator=generator, dtype=torch.float32).to(dtype)
         else:
-            made = torch.randint(0, max(least, 1), tensor.shape, generator=generator, dtype=dtype)
+            made = torch.randint(0, below, tensor.shape, generator=generator, dtype=dtype)
         found[index] = made
     return found
 
@@ -164,14 +181,44 @@ class Prober:
 
     @staticmethod
     def _tried(query: Query) -> Flow | None:
-        for flow in itertools.islice(_options(query), _MOST_TRIES):
+        draws = _draws(query)
+        for flow in itertools.islice(_options(query), _MOST_TRIES) if draws else ():
             try:
-                # two draws: what holds by chance for one seldom does for the other
-                if all(verify(query, flow, seed=seed) for seed in (0, 1)):
+                if all(verify(query, flow, seed=seed, wide=wide) for seed, wide in draws):
                     return flow
             except Exception as error:  # the op's own complaint: this slicing is not its way
                 log.debug("autochunk: probe of %s: %s", query.node.op, error)
         return None
+
+
+def _draws(query: Query) -> tuple[tuple[int, bool], ...]:
+    """Which data an op is tried on, as seeds and whether integers are wide: two draws of each,
+    since what holds by chance for one seldom does for the other. None where no data would tell
+    much.
+
+    Small integers, which indices have to be, are all 0 where a dimension has one position, and an
+    op that moves them about would look like one that leaves them where they are. So those are tried
+    wide as well, unless the op refuses that, or is none of torch's own: such may read what lies
+    there.
+    """
+    tensors = {ref: query.tensor(ref) for _, ref in query.node.refs}
+    narrow = ((0, False), (1, False))
+    if not any(_is_integer(tensor) for tensor in tensors.values()):
+        return narrow
+    node = query.node
+    if node.op.startswith("aten."):
+        try:
+            _call(node.op, node.args, node.kwargs, _draw(tensors, 0, True))
+        except Exception as error:
+            log.debug("autochunk: %s takes its integers for indices: %s", node.op, error)
+        else:
+            return (*narrow, (0, True), (1, True))
+    return narrow if _least(tensors.values()) > 2 else ()
+
+
+def _is_integer(tensor: Tensor) -> bool:
+    dtype: torch.dtype = getattr(torch, tensor.dtype)
+    return dtype is not torch.bool and not (dtype.is_floating_point or dtype.is_complex)
 
 
 def _options(query: Query) -> Iterator[Flow]:

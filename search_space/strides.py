@@ -15,6 +15,7 @@ from search_space.graph import ALIAS, POINTWISE, Graph, SizedGraph, SizedNode, T
 from search_space.layout import (
     Layout,
     contiguous,
+    dense_like,
     elementwise_layout,
     is_channels_last,
     is_dense,
@@ -42,6 +43,10 @@ _TWO_OPERANDS = frozenset({
     "aten.bitwise_and", "aten.bitwise_or", "aten.bitwise_xor", "aten.maximum", "aten.minimum",
 })  # fmt: skip
 """Ops that take a number for a second tensor, one without dimensions."""
+
+_DENSE = frozenset({"aten.slice_scatter", "aten.select_scatter", "aten.diagonal_scatter"})
+"""Ops that give dense tensors, where torch's own leave gaps as in their first argument
+(:mod:`search_space.scatters`)."""
 
 
 def sized_graph(graph: Graph, bindings: Mapping[str, int]) -> SizedGraph:
@@ -83,6 +88,9 @@ def _real(
         return view_layout(node.op, given[0], node.args, traced.shape)
     if _is_plain_copy(node) and is_dense(given[0]):
         return given[0]  # of single positions too, which the trace gives other strides
+    op = node.op.rpartition(".")[0]
+    if op in _DENSE:
+        return dense_like(traced.shape, given[0].strides)
     if not any(ref in real for _, ref in node.refs):
         return None
     if POINTWISE in node.traits:
@@ -90,7 +98,6 @@ def _real(
         if not _alike(_elementwise(node, seen), traced):
             return None  # a kernel with an order of its own, which does not hang on its arguments'
         return _elementwise(node, given)
-    op = node.op.rpartition(".")[0]
     if op in _FORMAT_KEPT and is_channels_last(traced):
         # one such argument (an image or its weight) is enough, but where several are joined
         enough = all if op == "aten.cat" else any

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from search_space import scatters
 from search_space.causal_attention import causal_attention
 from search_space.errors import CaptureError
 from search_space.graph import TorchConstant
@@ -17,8 +18,11 @@ from search_space.graph import TorchConstant
 _OWN: Mapping[str, Callable[..., Any]] = {
     "getitem": operator.getitem,
     "autochunk.causal_attention.default": causal_attention,
+    "aten.slice_scatter.default": scatters.slice_scatter,
+    "aten.select_scatter.default": scatters.select_scatter,
+    "aten.diagonal_scatter.default": scatters.diagonal_scatter,
 }
-"""Ops that are not torch's."""
+"""Ops that are not torch's, or that run in another way than torch's."""
 
 
 @contextlib.contextmanager

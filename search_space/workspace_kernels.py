@@ -148,11 +148,6 @@ def _scatter(call: Call) -> int:
     return 16 * call.operands[1].layout.numel
 
 
-def _slice_scatter(call: Call) -> int:
-    first = call.operands[0]
-    return 0 if is_dense(first.layout) else first.nbytes
-
-
 def _triangle(call: Call) -> int:
     """A batch whose matrices do not follow each other is copied."""
     layout = call.operands[0].layout
@@ -257,7 +252,6 @@ KERNEL_WORKSPACES: dict[str, Workspace] = {
     "aten.gather": _gather,
     "aten.scatter": _scatter,
     "aten.scatter_add": _scatter,
-    "aten.slice_scatter": _slice_scatter,
     "aten.index_select": _contiguous_first,
     "aten.bucketize": _contiguous_first,
     "aten.fft_rfft": _contiguous_first,

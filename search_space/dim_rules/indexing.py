@@ -106,6 +106,12 @@ def index_select(query: Query) -> Flow | None:
     return Flow((((0,), Slice(query.dim)),))
 
 
+@rule("aten.masked_scatter")
+def masked_scatter(query: Query) -> Flow | None:
+    """Which element comes next depends on all positions before it."""
+    return None
+
+
 @rule("aten.gather")
 def gather(query: Query) -> Flow | None:
     """Looked up along one dimension, taken whole there; sliced alike along the others."""

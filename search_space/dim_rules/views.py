@@ -218,6 +218,14 @@ def reorder(query: Query) -> Flow | None:
     return along_first(query, *normalized_all(dims, query.rank))
 
 
+@rule("aten.fliplr", "aten.flipud", "aten.rot90", "aten.msort")
+def reorder_named(query: Query) -> Flow | None:
+    """As ``flip``, with dimensions that the name says; a quarter turn exchanges its two."""
+    packet = query.node.op.split(".")[1]
+    dims = query.argument(2, "dims", (0, 1)) if packet == "rot90" else int(packet == "fliplr")
+    return along_first(query, *normalized_all(dims, query.rank))
+
+
 @rule("aten.repeat", "aten.tile")
 def repeat(query: Query) -> Flow | None:
     """Dimensions that are repeated once pass through; a single position is repeated as often as the

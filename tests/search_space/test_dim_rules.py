@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 from math import prod
+from typing import Any
 
 import pytest
 import torch
@@ -167,6 +168,12 @@ ROWS: tuple[Row, ...] = (
     row("aten.stack.default", (0, 1), [t(3, 4), t(3, 4)], -1),
     row("aten.constant_pad_nd.default", (0, 1), t(3, 4, 5), [1, 2]),
     row("aten.pad.default", (0, 2), t(3, 4, 5), [0, 0, 1, 0]),
+    row("aten.fliplr.default", (0, 2), t(3, 4, 5)),
+    row("aten.flipud.default", (1,), i(3, 4)),
+    row("aten.rot90.default", (2,), t(3, 4, 5)),
+    row("aten.rot90.default", (0,), t(3, 4, 5), 1, [1, -1]),
+    row("aten.msort.default", (1, 2), t(3, 4, 5)),
+    row("aten.masked_scatter.default", (), t(3, 4), b(3, 4), t(3, 4)),
     row("aten.flip.default", (0, 2), t(3, 4, 5), [1]),
     row("aten.roll.default", (0, 1), t(3, 4, 5), [2], [-1]),
     row("aten.roll.default", (), t(3, 4), [1]),
@@ -483,3 +490,30 @@ def test_an_op_without_a_rule_is_probed() -> None:
     prober = Prober()
     assert flow(graph, 1, 0, prober) == Flow((((0,), Slice(0)),))
     assert flow(graph, 1, 1, prober) is None
+
+
+@pytest.mark.parametrize(
+    ("op", "dim", "args"),
+    [
+        ("fliplr.default", 1, (i(1, 12),)),
+        ("flipud.default", 0, (i(12, 1),)),
+        ("msort.default", 0, (i(12, 1),)),
+        ("rot90.default", 1, (i(1, 12, 12), 1, [1, 2])),
+        ("masked_scatter.default", 1, (i(1, 12), b(1, 12), i(1, 12))),
+        ("take.default", 1, (t(1, 12), i(1, 12))),
+    ],
+)
+def test_integers_of_one_position_do_not_hide_that_an_op_moves_them(
+    op: str, dim: int, args: tuple[Any, ...]
+) -> None:
+    """Small enough to be indices there, they are all 0."""
+    graph = op_graph(f"aten.{op}", args)
+    assert Prober()(Query(graph, graph.nodes[-1], dim)) is None
+
+
+def test_an_op_of_integers_that_keeps_each_in_its_place_is_probed() -> None:
+    graph = op_graph("aten.relu6.default", (i(1, 12),))
+    assert Prober()(Query(graph, graph.nodes[-1], 1)) == Flow((((0,), Slice(1)),))
+    # what names rows is tried with rows that there are
+    table = op_graph("aten.embedding.default", (t(5, 7), i(4, 6)))
+    assert Prober()(Query(table, table.nodes[-1], 0)) == Flow((((1,), Slice(0)),))
