@@ -17,6 +17,7 @@ from search_space.graph import (
     LEAVES,
     OPAQUE,
     PARAMETER,
+    POINTWISE,
     Affine,
     Argument,
     Path,
@@ -325,4 +326,4 @@ def _workspace(node: SizedNode, member: _Member) -> int:
         member.operands, member.args, member.layout.shape, node.output.dtype, node.output.device,
         member.kwargs,
     )  # fmt: skip
-    return workspace_bytes(member.op, call)
+    return workspace_bytes(member.op, call, elementwise=POINTWISE in node.traits)

@@ -3,8 +3,8 @@
 What is found (:mod:`search_space.written_attention`) is put into the form that the fused kernels
 take: four dimensions, features innermost, one additive mask. Masks that are proven to be causal or
 to hide nothing then become a flag, as everywhere (:mod:`search_space.capture_masks`). The copy that
-brings the heads behind the queries is not needed any more, since fused attention lays its output
-out so.
+brings the heads behind the queries is not needed any more where the query lies so, since fused
+attention lays its output out like the query.
 
 One difference is left: a row of scores of which all are minus infinity gives zeros, where the
 written form gives nan.
@@ -36,7 +36,7 @@ from search_space.mask_forms import Holds, Value
 from search_space.mask_values import mask_values
 from search_space.row_editor import RowEditor, copied, viewed
 from search_space.sizes import Size
-from search_space.symbolic_layout import is_contiguous, row_major, times
+from search_space.symbolic_layout import dense_like, is_contiguous, row_major, times
 from search_space.written_attention import (
     Bias,
     Readers,
@@ -182,10 +182,10 @@ class _Replacement:
             self._operand(editor, place, source, module)
             for place, source in enumerate(self.sources)
         )
-        shape = editor.meta(query).shape
-        b, h, length, width = (*shape[:3], editor.meta(value).shape[-1])
+        given = editor.meta(query)
+        b, h, length, width = (*given.shape[:3], editor.meta(value).shape[-1])
         before = rows[self.one.weighted].outputs[0]
-        strides = (times(times(length, h), width), width, times(h, width), 1)
+        strides = _laid_out((b, h, length, width), given.strides)
         meta = TensorMeta((b, h, length, width), strides, before.dtype, before.device)
         args: tuple[Argument, ...] = (
             Ref(query), Ref(key), Ref(value), None if mask is None else Ref(mask), 0.0, False,
@@ -195,12 +195,16 @@ class _Replacement:
             (("scale", float(self.one.scale)),),
         )  # fmt: skip
         if self.behind:
-            turned = dataclasses.replace(meta, shape=(b, length, h, width),
-                                         strides=row_major((b, length, h, width)))  # fmt: skip
+            shape, order = (b, length, h, width), _turned(strides)
+            in_place = is_contiguous(shape, order)
+            dense = dataclasses.replace(meta, shape=shape, strides=row_major(shape))
+            turned = dense if in_place else dataclasses.replace(dense, strides=order)
             last = editor.add(
                 f"{label}_turned", "aten.transpose.int", (Ref(made), 1, 2), turned,
                 frozenset({ALIAS}), module,
             )  # fmt: skip
+            if not in_place:
+                last = copied(editor, f"{label}_behind", last, dense, module)
         else:
             whole = dataclasses.replace(meta, strides=row_major(meta.shape))
             last = copied(editor, f"{label}_copied", made, whole, module)
@@ -277,6 +281,21 @@ class _Replacement:
             return now
         dense = dataclasses.replace(meta, strides=row_major(meta.shape))
         return copied(editor, f"{label}_bias", now, dense, module)
+
+
+def _laid_out(shape: tuple[Size, ...], query: tuple[Size, ...]) -> tuple[Size, ...]:
+    """The strides that fused kernels give their output: dense, and as the query lies, which mostly
+    is with the heads behind the queries."""
+    found = dense_like(shape, query)
+    b, h, length, width = shape
+    if is_contiguous((b, length, h, width), _turned(found)):
+        return times(times(length, h), width), width, times(h, width), 1
+    return found
+
+
+def _turned(strides: tuple[Size, ...]) -> tuple[Size, ...]:
+    """With heads and queries exchanged."""
+    return strides[0], strides[2], strides[1], strides[3]
 
 
 def _groups(batch: tuple[Size, ...]) -> tuple[Size, Size]:

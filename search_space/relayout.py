@@ -9,7 +9,7 @@ nobody else can tell.
 
 from __future__ import annotations
 
-from search_space.graph import ALIAS, PARAMETER, SizedGraph
+from search_space.graph import ALIAS, PARAMETER, POINTWISE, SizedGraph
 from search_space.layout import Layout, contiguous, dense_like, is_dense
 from search_space.workspace import Call, Operand, workspace_bytes
 
@@ -61,4 +61,4 @@ def node_workspace_bytes(
         operands.append(Operand(place, layout, tensor.dtype, is_parameter))
     out = own.output
     call = Call(tuple(operands), own.args, out.shape, out.dtype, out.device, own.kwargs)
-    return workspace_bytes(own.op, call)
+    return workspace_bytes(own.op, call, elementwise=POINTWISE in own.traits)

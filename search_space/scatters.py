@@ -43,3 +43,8 @@ def diagonal_scatter(
     made = _copied(x)
     made.diagonal(offset, dim1, dim2).copy_(src)
     return made
+
+
+def copy(x: torch.Tensor, src: torch.Tensor, non_blocking: bool = False) -> torch.Tensor:
+    """``src`` in the shape and dtype of ``x``: what is written where all of ``x`` is replaced."""
+    return torch.empty_like(x).copy_(src, non_blocking)

@@ -44,7 +44,9 @@ _TWO_OPERANDS = frozenset({
 })  # fmt: skip
 """Ops that take a number for a second tensor, one without dimensions."""
 
-_DENSE = frozenset({"aten.slice_scatter", "aten.select_scatter", "aten.diagonal_scatter"})
+_DENSE = frozenset({
+    "aten.copy", "aten.slice_scatter", "aten.select_scatter", "aten.diagonal_scatter",
+})  # fmt: skip
 """Ops that give dense tensors, where torch's own leave gaps as in their first argument
 (:mod:`search_space.scatters`)."""
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from search_space import layout
 from search_space.layout import Layout, reshaped
 from search_space.sizes import Expr, Size, evaluate, symbols_of
 
@@ -47,6 +48,20 @@ def is_contiguous(shape: Sizes, strides: Sizes) -> bool:
             return False
         step *= int(evaluate(size, values))
     return True
+
+
+def dense_like(shape: Sizes, strides: Sizes) -> Sizes:
+    """The strides of a dense tensor whose dimensions lie in the order that ``strides`` give; see
+    :func:`search_space.layout.dense_like`."""
+    values = awkward_values((*shape, *strides))
+    sizes = [int(evaluate(size, values)) for size in shape]
+    steps = layout.dense_like(sizes, [int(evaluate(stride, values)) for stride in strides]).strides
+    found: list[Size] = [1] * len(shape)
+    step: Size = 1
+    for dim in sorted(range(len(shape)), key=lambda d: (steps[d], sizes[d])):
+        found[dim] = step
+        step = times(step, shape[dim])
+    return tuple(found)
 
 
 def regrouped(shape: Sizes, strides: Sizes, wanted: Sizes) -> Sizes | None:

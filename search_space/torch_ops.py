@@ -18,6 +18,7 @@ from search_space.graph import TorchConstant
 _OWN: Mapping[str, Callable[..., Any]] = {
     "getitem": operator.getitem,
     "autochunk.causal_attention.default": causal_attention,
+    "aten.copy.default": scatters.copy,
     "aten.slice_scatter.default": scatters.slice_scatter,
     "aten.select_scatter.default": scatters.select_scatter,
     "aten.diagonal_scatter.default": scatters.diagonal_scatter,

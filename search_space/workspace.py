@@ -12,6 +12,7 @@ from search_space.workspace_attention import ATTENTION_WORKSPACES
 from search_space.workspace_convolution import CONVOLUTION_WORKSPACES
 from search_space.workspace_kernels import KERNEL_WORKSPACES
 from search_space.workspace_products import PRODUCT_WORKSPACES
+from search_space.workspace_promotion import promotion_bytes
 
 __all__ = ["Call", "Operand", "workspace_bytes"]
 
@@ -23,7 +24,16 @@ _WORKSPACES: dict[str, Workspace] = {
 }
 
 
-def workspace_bytes(op: str, call: Call) -> int:
-    """Bytes that the op's kernel allocates and frees beside its output; 0 for unknown ops."""
+def workspace_bytes(op: str, call: Call, *, elementwise: bool = False) -> int:
+    """Bytes that the op's kernel allocates and frees beside its output; of ops in no table, what
+    elementwise ones convert, else 0.
+
+    Args:
+        elementwise: whether the op is one that computes element by element.
+    """
+    if not call.operands:
+        return 0
     found = _WORKSPACES.get(op) or _WORKSPACES.get(op.rpartition(".")[0])
-    return found(call) if found is not None and call.operands else 0
+    if found is not None:
+        return found(call)
+    return promotion_bytes(op, call) if elementwise else 0

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from experiments.subjects import llama
 from search_space.capture import Capture, capture
 from search_space.eager_peak import eager_peak_bytes
 from search_space.errors import ConfigError, PlanError
@@ -21,7 +22,7 @@ from search_space.rewrites import Kernels, parse_kernels, rewritten
 from tuner import apply
 from tuner.measure.cpu import CpuBackend
 from tuner.runtime.apply import apply_plan
-from tuner.runtime.kernels import _check_one, check_attention, with_rewrites
+from tuner.runtime.kernels import _check_one, _random, check_attention, with_rewrites
 
 HEADS, HEAD, WIDTH = 4, 8, 32
 LOWEST = torch.finfo(torch.float32).min
@@ -319,3 +320,79 @@ def test_attention_with_a_parameter_as_its_mask_stores_its_scores() -> None:
         torch.testing.assert_close(lower(x), model(x), rtol=1e-4, atol=1e-4)
     _, peak = CpuBackend().peak(lambda: lower(x))
     assert peak.requested_bytes <= 1.05 * lower.predicted_peak_bytes
+
+
+# -- how queries lie, and how many heads share keys -----------------------------------------------
+
+Turned = Callable[[torch.Tensor], torch.Tensor]
+
+QUERIES: dict[str, Turned] = {
+    "as projected": lambda q: q,
+    "joined": lambda q: torch.cat((q[..., :4].sin(), q[..., 4:]), -1),
+    "stacked": lambda q: torch.stack((q[..., ::2], q[..., 1::2]), -1).flatten(-2),
+    "normed": lambda q: nn.functional.layer_norm(q, (HEAD,)),
+    "multiplied": lambda q: q @ torch.eye(HEAD),
+    "rolled": lambda q: q.roll(1, -2),
+    "copied": lambda q: q.contiguous() * 2,
+    "heads innermost": lambda q: q.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2) * 2,
+}
+
+
+@pytest.mark.parametrize("form", QUERIES)
+@pytest.mark.parametrize("batch", [1, 2])
+def test_queries_may_lie_in_any_way(form: str, batch: int) -> None:
+    class Model(Attention):
+        def forward(self, x: torch.Tensor, mask: torch.Tensor) -> Any:
+            b, length, _ = x.shape
+            q, k, v = (t.view(b, length, HEADS, HEAD).transpose(1, 2)
+                       for t in self.qkv(x).split(WIDTH, -1))  # fmt: skip
+            made = (QUERIES[form](q) @ k.mT).softmax(-1) @ v
+            return self.out(made.transpose(1, 2).reshape(b, length, WIDTH))
+
+    model, given = Model(plain).eval(), inputs(400, batch)
+    for budget in ("10GiB", "min"):
+        fast = apply(model, given, memory_budget=budget, kernels="sdpa")
+        assert fast.plan.rewrites == ("sdpa",)
+        with torch.no_grad():
+            for other in (inputs(97, batch), inputs(1, batch), given):
+                torch.testing.assert_close(fast(*other), model(*other), rtol=1e-4, atol=1e-5)
+            _, peak = CpuBackend().peak(lambda: fast(*given))  # noqa: B023 (called at once)
+        assert peak.activation_bytes == pytest.approx(fast.predicted_peak_bytes, rel=0.01)
+
+
+@pytest.mark.parametrize("kernels", ["sdpa", "auto"])
+@pytest.mark.parametrize("budget", ["10GiB", 0.6, "min"])
+def test_heads_that_share_keys_run_fused(kernels: str, budget: str | float) -> None:
+    model, make = llama(
+        layers=1, width=WIDTH, heads=HEADS, key_heads=2, vocabulary=101, attention="eager"
+    )
+    args, kwargs = make(200)
+    fast = apply(model.eval(), args, kwargs, memory_budget=budget, kernels=kernels)
+    assert fast.plan.rewrites == ("sdpa",)
+    with torch.no_grad():
+        for length in (200, 77):
+            args, kwargs = make(length)
+            found, expected = fast(*args, **kwargs), model(*args, **kwargs)
+            torch.testing.assert_close(found[0], expected[0], rtol=1e-4, atol=1e-5)
+    assert "enable_gqa = True" in fast.code
+
+
+def test_the_check_sees_a_result_that_lies_otherwise_than_told() -> None:
+    graph = capture(Attention(biased).eval(), inputs(48)).graph
+    bindings = graph.bind(tuple(tuple(t.shape) for t in inputs(48)))
+    (rows, outputs), (one,) = fuse_each(graph.nodes, graph.outputs)
+    node = rows[one.after]
+    told = dataclasses.replace(node.outputs[0], strides=node.outputs[0].strides[::-1])
+    wrong = (*rows[: one.after], dataclasses.replace(node, outputs=(told,)), *rows[one.after + 1 :])
+    after = dataclasses.replace(graph, nodes=wrong, outputs=outputs).at(bindings)
+    reason = _check_one(graph.at(bindings), after, one)
+    assert reason is not None and "strides" in reason
+
+
+def test_conditions_are_drawn_either_way_for_every_key() -> None:
+    captured = capture(Attention(filled).eval(), inputs(40)).graph
+    graph = captured.at(captured.bind(tuple(tuple(t.shape) for t in inputs(40))))
+    (condition,) = [node for node in graph.nodes if node.output.dtype == "bool"][:1]
+    drawn = _random(condition, torch.Generator().manual_seed(0))
+    assert drawn.shape[-1] > 1
+    assert {bool(value) for value in drawn[..., 0].flatten()} == {True, False}

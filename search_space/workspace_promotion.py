@@ -1,0 +1,68 @@
+"""What elementwise ops convert first.
+
+On a CPU an argument of another dtype than the op computes in is converted as a whole
+(``TensorIteratorBase::compute_types`` in ATen): a mask of booleans that multiplies scores is once
+more there as numbers. On other devices each element is converted as it is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from search_space.graph import ITEM_BYTES
+from search_space.kernel_call import Call, Operand
+
+_AS_GIVEN = frozenset({
+    "aten._to_copy", "aten.to", "aten.type_as", "aten.copy", "aten.fill", "aten.view",
+    "aten.complex", "aten.polar", "aten.bucketize", "aten.isin",
+})  # fmt: skip
+"""Ops that read their arguments in the dtypes that they have."""
+
+_CONDITIONS = {"aten.where": 0, "aten.masked_fill": 1, "aten.masked_scatter": 1}
+"""Which argument of an op is a condition, and read as it is."""
+
+
+def promotion_bytes(op: str, call: Call) -> int:
+    """Bytes of converted arguments, each in its own size, before it is broadcast."""
+    packet = op if op.count(".") < 2 else op.rpartition(".")[0]
+    if not call.device.startswith("cpu") or packet in _AS_GIVEN:
+        return 0
+    condition = _CONDITIONS.get(packet)
+    operands = [one for place, one in enumerate(call.operands) if place != condition]
+    common = call.dtype if call.dtype != "bool" else _compared_in(operands, call)
+    return sum(
+        one.layout.numel * ITEM_BYTES[common]
+        for one in operands
+        if one.dtype != common and _promoted(one.dtype, common) == common
+    )
+
+
+def _compared_in(operands: list[Operand], call: Call) -> str:
+    """The dtype in which arguments are compared whose answer is true or false: that of tensors with
+    dimensions, unless those without, or numbers, are of a higher kind."""
+    found = "bool"
+    for one in operands:
+        if one.layout.shape:
+            found = _promoted(found, one.dtype)
+    single = [one.dtype for one in operands if not one.layout.shape]
+    single += [_OF_NUMBERS[type(value)] for value in call.args if type(value) in _OF_NUMBERS]
+    for dtype in single:
+        if _kind(dtype) > _kind(found):
+            found = _promoted(found, dtype)
+    return found
+
+
+_OF_NUMBERS: Mapping[type, str] = {int: "int64", float: "float32"}
+
+
+def _kind(dtype: str) -> int:
+    """Booleans, whole numbers, real numbers, complex ones."""
+    told: torch.dtype = getattr(torch, dtype)
+    return 3 if told.is_complex else 2 if told.is_floating_point else int(told is not torch.bool)
+
+
+def _promoted(one: str, other: str) -> str:
+    made = torch.promote_types(getattr(torch, one), getattr(torch, other))
+    return str(made).removeprefix("torch.")
