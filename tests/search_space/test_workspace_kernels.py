@@ -50,7 +50,7 @@ def laid_out(x: torch.Tensor, layout: str) -> torch.Tensor:
 
 def measured_and_predicted(op: str, args: Args, kwargs: dict[str, Any]) -> tuple[int, int]:
     """Peak bytes of a call, by the allocator and by the model."""
-    function = torch_op(op)
+    function: Any = torch_op(op)
     with torch.no_grad():
         function(*args, **kwargs)  # the first call sets things up
         result, peak = CpuBackend().peak(lambda: function(*args, **kwargs))
@@ -71,7 +71,8 @@ def measured_and_predicted(op: str, args: Args, kwargs: dict[str, Any]) -> tuple
         operands, tuple(plain(value) for value in args), tuple(made[0].shape),
         str(made[0].dtype).removeprefix("torch."), "cpu",
     )  # fmt: skip
-    return peak.activation_bytes, output + workspace_bytes(op, call)
+    elementwise = torch.Tag.pointwise in function.tags
+    return peak.activation_bytes, output + workspace_bytes(op, call, elementwise=elementwise)
 
 
 def plain(value: Any) -> Argument:
