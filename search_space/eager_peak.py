@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from search_space.called_op import called_bytes
 from search_space.errors import CaptureError
 from search_space.forgotten import caches_forgotten
 from search_space.layout import Layout
@@ -91,11 +92,15 @@ class _Sizes(TorchDispatchMode):
             return args[0]
         if any(tensor.is_meta for tensor in tensors):
             result = func(*_without_data(args), **_without_data(kwargs))
+            if func._schema.name.endswith("_") and not args[0].is_meta:
+                return args[0]  # one with data, into which something without was written
         else:
             result = self._with_data(func, args, kwargs)
-        for leaf in pytree.tree_leaves(result):
-            if isinstance(leaf, torch.Tensor):
-                self._counter.meet(leaf)
+        leaves = [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, torch.Tensor)]
+        for leaf in leaves:
+            self._counter.meet(leaf)
+        if leaves and _is_told(func, args, leaves[0], self._device):
+            self._counter.transient(called_bytes(func, args, kwargs, leaves[0], self._device))
         return result
 
     def _is_there(self, tensor: torch.Tensor, kwargs: Mapping[str, Any]) -> bool:
@@ -117,12 +122,25 @@ class _Sizes(TorchDispatchMode):
         return func(*args, **kwargs)
 
 
+def _is_told(func: Any, args: tuple[Any, ...], made: torch.Tensor, device: str) -> bool:
+    """Whether what a kernel takes beside its output is known, and not only bounded from above: a
+    fraction of too high a peak would be no limit."""
+    if device != "cpu" or made.dtype not in (torch.float32, torch.float64):
+        return False
+    if func._schema.name != "aten::convolution":
+        return True
+    image, transposed, groups = args[0], args[6], args[8]
+    return not transposed and groups in (1, image.shape[1])
+
+
 def _without_data(value: Any) -> Any:
-    """The same with every tensor and device on the meta device."""
+    """The same with every tensor and device on the meta device. (What could take a gradient is
+    multiplied otherwise.)"""
 
     def convert(leaf: Any) -> Any:
         if isinstance(leaf, torch.Tensor) and not leaf.is_meta:
-            return torch.empty_strided(leaf.shape, leaf.stride(), dtype=leaf.dtype, device="meta")
+            made = torch.empty_strided(leaf.shape, leaf.stride(), dtype=leaf.dtype, device="meta")
+            return made.requires_grad_(leaf.requires_grad)
         return torch.device("meta") if isinstance(leaf, torch.device) else leaf
 
     return pytree.tree_map(convert, value)
@@ -140,10 +158,15 @@ class _WholeAttention(TorchFunctionMode):
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func is not torch.nn.functional.scaled_dot_product_attention:
+        if func is not _ATTEND:
             return func(*args, **kwargs)
+        return self.attend(*args, **kwargs)
+
+    def attend(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """In the place of fused attention."""
         given = {**dict(zip(_ATTENTION, args, strict=False)), **kwargs}
-        query, value = given["query"], given["value"]
+        query: torch.Tensor = given["query"]
+        value: torch.Tensor = given["value"]
         # the kernel lays its output out as (batch, length, heads, features)
         shape = (*query.shape[:-1], value.shape[-1])
         if query.dim() == 4:
@@ -153,6 +176,8 @@ class _WholeAttention(TorchFunctionMode):
         self._counter.transient(_attention_workspace(given, self._device))
         return made
 
+
+_ATTEND = torch.nn.functional.scaled_dot_product_attention
 
 _ATTENTION = (
     "query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa"
@@ -194,16 +219,33 @@ def _autocast_asked_of(device: str) -> Iterator[None]:
             setattr(torch, name, original)
 
 
+@contextlib.contextmanager
+def _attention_inside(attention: _WholeAttention) -> Iterator[None]:
+    """Functions of torch that fused attention is a part of, such as that of ``MultiheadAttention``,
+    call it where no mode sees it."""
+    functional: Any = torch.nn.functional
+    before = functional.scaled_dot_product_attention
+    if before is _ATTEND:  # (else it is somebody's own, who calls torch's where a mode sees it)
+        functional.scaled_dot_product_attention = attention.attend
+    try:
+        yield
+    finally:
+        functional.scaled_dot_product_attention = before
+
+
 def eager_peak_bytes(
     model: torch.nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None
 ) -> int:
     """Peak bytes of activations of a call of the eager model: all that is alive beyond weights
-    and inputs, outputs included.
+    and inputs, outputs included. (The fast paths of ``torch.nn``'s transformer layers are told as
+    the plain ones, which take less.)
 
     Raises:
         CaptureError: the model cannot run on tensors without data.
     """
     counter = _Counter()
+    if any(torch.is_autocast_enabled(kind) for kind in ("cpu", "cuda")):
+        raise CaptureError("under autocast, tensors without data are not cast as others are")
     try:
         _run(counter, model, tuple(args), dict(kwargs or {}))
     except Exception as error:  # whatever the model's own code raises without data
@@ -241,5 +283,6 @@ def _run(
     device = next(iter(devices), "cpu")
     attention = _WholeAttention(counter, device)
     asked, sizes = _autocast_asked_of(device), _Sizes(counter, device)
-    with torch.no_grad(), caches_forgotten(), asked, sizes, attention:
+    inside = _attention_inside(attention)
+    with torch.no_grad(), caches_forgotten(), asked, sizes, inside, attention:
         torch.func.functional_call(model, weights, given, keywords, strict=False)

@@ -114,6 +114,19 @@ def _truth(call: Call) -> int:
     return 0 if first.dtype in ("bool", "uint8") else first.layout.numel
 
 
+def _infinite(answers: int) -> Workspace:
+    """Absolute values, which are compared, and so many more tensors of answers."""
+
+    def workspace(call: Call) -> int:
+        first = call.operands[0]
+        if first.dtype.startswith(("int", "uint", "bool")):
+            return 0
+        item = ITEM_BYTES[first.dtype] * (1.5 if first.dtype.startswith("complex") else 1)
+        return int(first.layout.numel * (item + answers))
+
+    return workspace
+
+
 def _argsort(call: Call) -> int:
     first = call.operands[0]
     return first.nbytes + 8 * max(first.layout.shape, default=1)
@@ -244,6 +257,8 @@ KERNEL_WORKSPACES: dict[str, Workspace] = {
     "aten.mean": _cast_up,
     "aten.sum": _sum,
     "aten.logsumexp": _logsumexp,
+    "aten.isinf": _infinite(0),
+    "aten.isfinite": _infinite(2),
     "aten.any": _truth,
     "aten.all": _truth,
     "aten.argsort": _argsort,

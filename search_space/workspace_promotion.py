@@ -31,7 +31,8 @@ def promotion_bytes(op: str, call: Call) -> int:
         return 0
     condition = _CONDITIONS.get(packet)
     operands = [one for place, one in enumerate(call.operands) if place != condition]
-    common = call.dtype if call.dtype != "bool" else _compared_in(operands, call)
+    is_answer = call.dtype == "bool" and condition is None
+    common = _compared_in(operands, call) if is_answer else call.dtype
     return sum(
         one.layout.numel * ITEM_BYTES[common]
         for one in operands

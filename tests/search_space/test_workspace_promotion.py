@@ -42,6 +42,7 @@ def test_two_tensors(one: str, other: str) -> None:
     check("aten.where.self", (values["bool"], values[one], values[other]), {}, 1.03)
     if one != "columns":  # (a matrix that is turned is copied by blocks of 60 x 60)
         check("aten.masked_fill.Tensor", (values[one], values["bool"], torch.tensor(0)), {}, 1.03)
+        check("aten.masked_fill.Scalar", (values[one], values["bool"], 0), {}, 1.03)
 
 
 @pytest.mark.parametrize("one", NAMES)
@@ -50,7 +51,8 @@ def test_numbers_and_ops_of_one_tensor(one: str) -> None:
     for op in ("mul.Scalar", "gt.Scalar", "div.Scalar", "pow.Tensor_Scalar"):
         for number in (2, 2.5):
             check(f"aten.{op}", (x, number), {}, 1.03)
-    for op in ("exp", "sqrt", "sigmoid", "isnan", "logical_not", "sign", "clone"):
+    for op in ("exp", "sqrt", "sigmoid", "isnan", "logical_not", "sign", "clone",
+               "isinf", "isfinite"):
         check(f"aten.{op}.default", (x,), {}, 1.03)
     for dtype in (torch.float32, torch.bfloat16, torch.int64, torch.bool):
         check("aten._to_copy.default", (x,), {"dtype": dtype}, 1.03)

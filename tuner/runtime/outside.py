@@ -21,10 +21,9 @@ import torch
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
+from search_space.called_op import called_bytes
 from search_space.eager_peak import _Counter, _run
 from search_space.errors import CaptureError
-from search_space.layout import Layout
-from search_space.workspace import Call, Operand, workspace_bytes
 
 
 class Outside:
@@ -114,34 +113,5 @@ class _Counting(TorchDispatchMode):
             self._counter.meet(leaf)
         if leaves:
             # (beside the outputs, which are alive by now)
-            self._counter.transient(_workspace(func, args, kwargs or {}, leaves[0]))
+            self._counter.transient(called_bytes(func, args, kwargs or {}, leaves[0]))
         return result
-
-
-def _workspace(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], made: torch.Tensor) -> int:
-    """Bytes that an op's kernel took beside its output."""
-    operands = tuple(
-        Operand(
-            place,
-            Layout(tuple(value.shape), tuple(value.stride())),
-            str(value.dtype).removeprefix("torch."),
-        )
-        for place, value in enumerate(args)
-        if isinstance(value, torch.Tensor)
-    )
-    call = Call(
-        operands,
-        tuple(map(_plain, args)),
-        tuple(made.shape),
-        str(made.dtype).removeprefix("torch."),
-        made.device.type,
-        tuple((name, _plain(value)) for name, value in kwargs.items()),
-    )
-    return workspace_bytes(str(func), call)
-
-
-def _plain(value: Any) -> Any:
-    """An argument as rules read it: tensors stand among the operands."""
-    if isinstance(value, (list, tuple)):
-        return tuple(map(_plain, value))
-    return value if isinstance(value, (bool, int, float, str)) else None
