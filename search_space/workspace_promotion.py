@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
-
 from search_space.graph import ITEM_BYTES
 from search_space.kernel_call import Call, Operand
 
@@ -33,9 +31,10 @@ def promotion_bytes(op: str, call: Call) -> int:
     operands = [one for place, one in enumerate(call.operands) if place != condition]
     is_answer = call.dtype == "bool" and condition is None
     common = _compared_in(operands, call) if is_answer else call.dtype
+    known = [one for one in operands if one.dtype in _ORDER] if common in _ORDER else []
     return sum(
         one.layout.numel * ITEM_BYTES[common]
-        for one in operands
+        for one in known
         if one.dtype != common and _promoted(one.dtype, common) == common
     )
 
@@ -44,10 +43,11 @@ def _compared_in(operands: list[Operand], call: Call) -> str:
     """The dtype in which arguments are compared whose answer is true or false: that of tensors with
     dimensions, unless those without, or numbers, are of a higher kind."""
     found = "bool"
-    for one in operands:
+    known = [one for one in operands if one.dtype in _ORDER]
+    for one in known:
         if one.layout.shape:
             found = _promoted(found, one.dtype)
-    single = [one.dtype for one in operands if not one.layout.shape]
+    single = [one.dtype for one in known if not one.layout.shape]
     single += [_OF_NUMBERS[type(value)] for value in call.args if type(value) in _OF_NUMBERS]
     for dtype in single:
         if _kind(dtype) > _kind(found):
@@ -57,13 +57,29 @@ def _compared_in(operands: list[Operand], call: Call) -> str:
 
 _OF_NUMBERS: Mapping[type, str] = {int: "int64", float: "float32"}
 
+_ORDER = (
+    "bool", "uint8", "int8", "int16", "int32", "int64", "float16", "bfloat16", "float32", "float64",
+    "complex32", "complex64", "complex128",
+)  # fmt: skip
 
-def _kind(dtype: str) -> int:
-    """Booleans, whole numbers, real numbers, complex ones."""
-    told: torch.dtype = getattr(torch, dtype)
-    return 3 if told.is_complex else 2 if told.is_floating_point else int(told is not torch.bool)
+_OF_BOTH: Mapping[frozenset[str], str] = {
+    frozenset({"uint8", "int8"}): "int16",
+    frozenset({"float16", "bfloat16"}): "float32",
+    frozenset({"float64", "complex32"}): "complex128",
+    frozenset({"float64", "complex64"}): "complex128",
+    frozenset({"float32", "complex32"}): "complex64",
+    frozenset({"bfloat16", "complex32"}): "complex64",
+}
+"""Pairs that are promoted to a third dtype."""
 
 
 def _promoted(one: str, other: str) -> str:
-    made = torch.promote_types(getattr(torch, one), getattr(torch, other))
-    return str(made).removeprefix("torch.")
+    """The dtype of both (``torch.promote_types``)."""
+    both = _OF_BOTH.get(frozenset({one, other}))
+    return both or max(one, other, key=_ORDER.index)
+
+
+def _kind(dtype: str) -> int:
+    """Booleans, whole numbers, real numbers, complex ones."""
+    place = _ORDER.index(dtype)
+    return sum(place >= _ORDER.index(first) for first in ("uint8", "float16", "complex32"))

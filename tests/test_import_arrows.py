@@ -146,6 +146,7 @@ def test_search_space_needs_torch_only_where_models_are_met() -> None:
         f"search_space.{name}"
             for name in (
             "capture", "capture_traits", "probe", "torch_ops", "causal_attention", "eager_peak",
+            "called_op", "scatters",
             "cuda_device",
         )
     )

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from search_space.workspace_promotion import _ORDER, _promoted
 from tests.search_space.test_workspace_kernels import check
 from tests.tiny import Function
 from tuner import apply
@@ -56,6 +57,13 @@ def test_numbers_and_ops_of_one_tensor(one: str) -> None:
         check(f"aten.{op}.default", (x,), {}, 1.03)
     for dtype in (torch.float32, torch.bfloat16, torch.int64, torch.bool):
         check("aten._to_copy.default", (x,), {"dtype": dtype}, 1.03)
+
+
+@pytest.mark.parametrize("one", _ORDER)
+@pytest.mark.parametrize("other", _ORDER)
+def test_dtypes_are_promoted_as_torch_does(one: str, other: str) -> None:
+    expected = torch.promote_types(getattr(torch, one), getattr(torch, other))
+    assert f"torch.{_promoted(one, other)}" == str(expected)
 
 
 def masked(x: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
