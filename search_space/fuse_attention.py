@@ -35,8 +35,14 @@ from search_space.graph import (
 from search_space.mask_forms import Holds, Value
 from search_space.mask_values import mask_values
 from search_space.row_editor import RowEditor, copied, viewed
-from search_space.sizes import Size
-from search_space.symbolic_layout import dense_like, is_contiguous, row_major, times
+from search_space.sizes import Size, evaluate
+from search_space.symbolic_layout import (
+    awkward_values,
+    dense_like,
+    is_contiguous,
+    row_major,
+    times,
+)
 from search_space.written_attention import (
     Bias,
     Readers,
@@ -168,6 +174,9 @@ class _Replacement:
             wanted = dtype if bias.fill is None else "bool"
             if _mask_shape(mask.shape, one, groups) is None or mask.dtype != wanted:
                 return None
+        total = _broadcast([rows[bias.node].outputs[0].shape for bias in biases])
+        if total is None or (biases and _mask_shape(total, one, groups) is None):
+            return None
         if not transpose:
             sources = tuple(_grouped_source(rows, source, groups) for source in sources)
         end, behind = _end(rows, readers, one, groups)
@@ -236,7 +245,8 @@ class _Replacement:
         parts = [self._addend(editor, bias, label, module) for bias in self.biases]
         total = parts[0]
         for part in parts[1:]:
-            shape = _broadcast(editor.meta(total).shape, editor.meta(part).shape)
+            shape = _broadcast([editor.meta(total).shape, editor.meta(part).shape])
+            assert shape is not None, "looked at before"
             meta = dataclasses.replace(
                 editor.meta(part), shape=shape, strides=row_major(shape)
             )
@@ -371,10 +381,21 @@ def _mask_shape(
     return (total, heads, *shape[-2:]) if heads in (1, groups[1]) else None
 
 
-def _broadcast(one: tuple[Size, ...], other: tuple[Size, ...]) -> tuple[Size, ...]:
-    rank = max(len(one), len(other))
-    first, second = ((*(1,) * (rank - len(shape)), *shape) for shape in (one, other))
-    return tuple(b if a == 1 else a for a, b in zip(first, second, strict=True))
+def _broadcast(shapes: Sequence[tuple[Size, ...]]) -> tuple[Size, ...] | None:
+    """The shape of a sum of tensors; None where it cannot be told. A size may be an expression that
+    is 1 whatever the symbols are, as that of a slice of one position is."""
+    rank = max(map(len, shapes), default=0)
+    values = awkward_values(size for shape in shapes for size in shape)
+    found: list[Size] = [1] * rank
+    for shape in shapes:
+        for place, size in enumerate(shape, rank - len(shape)):
+            number, known = evaluate(size, values), evaluate(found[place], values)
+            if number == 1 or number == known:
+                continue
+            if known != 1:
+                return None
+            found[place] = size
+    return tuple(found)
 
 
 def _end(
