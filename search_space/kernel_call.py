@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from search_space.graph import ITEM_BYTES, Argument
-from search_space.layout import Layout
+from search_space.layout import Layout, is_contiguous
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +45,20 @@ class Call:
 
 Workspace = Callable[[Call], int]
 """Bytes that an op allocates and frees beside its output."""
+
+
+def on_cpu(rule: Workspace) -> Workspace:
+    """What a kernel of the CPU's own takes, which elsewhere is another one."""
+
+    def workspace(call: Call) -> int:
+        return rule(call) if call.device.startswith("cpu") else 0
+
+    return workspace
+
+
+def copy_bytes(operand: Operand) -> int:
+    """The row-major copy of an argument that does not lie so."""
+    return 0 if is_contiguous(operand.layout) else operand.nbytes
 
 
 def cpu_threads() -> int:

@@ -269,7 +269,6 @@ KERNEL_WORKSPACES: dict[str, Workspace] = {
     "aten.scatter_add": _scatter,
     "aten.index_select": _contiguous_first,
     "aten.bucketize": _contiguous_first,
-    "aten.fft_rfft": _contiguous_first,
     "aten.tril": _triangle,
     "aten.triu": _triangle,
     "aten.avg_pool1d": _image_first,

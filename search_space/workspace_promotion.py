@@ -14,9 +14,9 @@ from search_space.kernel_call import Call, Operand
 
 _AS_GIVEN = frozenset({
     "aten._to_copy", "aten.to", "aten.type_as", "aten.copy", "aten.fill", "aten.view",
-    "aten.complex", "aten.polar", "aten.bucketize", "aten.isin",
+    "aten.complex", "aten.polar", "aten.bucketize", "aten.isin", "aten.float_power", "aten.ldexp",
 })  # fmt: skip
-"""Ops that read their arguments in the dtypes that they have."""
+"""Ops that read their arguments in the dtypes that they have, or of which a table says it."""
 
 _CONDITIONS = {"aten.where": 0, "aten.masked_fill": 1, "aten.masked_scatter": 1}
 """Which argument of an op is a condition, and read as it is."""

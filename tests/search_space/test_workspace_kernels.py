@@ -70,6 +70,7 @@ def measured_and_predicted(op: str, args: Args, kwargs: dict[str, Any]) -> tuple
     call = Call(
         operands, tuple(plain(value) for value in args), tuple(made[0].shape),
         str(made[0].dtype).removeprefix("torch."), "cpu",
+        tuple((name, plain(value)) for name, value in kwargs.items()),
     )  # fmt: skip
     elementwise = torch.Tag.pointwise in function.tags
     return peak.activation_bytes, output + workspace_bytes(op, call, elementwise=elementwise)
