@@ -130,6 +130,28 @@ def drop_copies(rows: Rows, outputs: tuple[Argument, ...]) -> tuple[Rows, tuple[
     return _redirect(rows, outputs, moved)
 
 
+def drop_broadcasts(rows: Rows, outputs: tuple[Argument, ...]) -> tuple[Rows, tuple[Argument, ...]]:
+    """Losses broadcast their arguments to each other first: tensors that this leaves as they are,
+    mostly all, are read themselves. As the parts of one op they would count as new ones."""
+    kept = {value.index for _, value in walk_arguments(outputs) if isinstance(value, Ref)}
+    moved: dict[int, int] = {}
+    for node in rows:
+        if node.op != "getitem" or node.index in kept:
+            continue
+        several, place = node.args
+        assert isinstance(several, Ref)
+        broadcast = rows[several.index]
+        if broadcast.op != "aten.broadcast_tensors.default":
+            continue
+        given = broadcast.args[0]
+        assert isinstance(given, tuple) and isinstance(place, int)
+        source = given[place]
+        assert isinstance(source, Ref)
+        if rows[source.index].outputs[0] == node.outputs[0]:
+            moved[node.index] = moved.get(source.index, source.index)
+    return _redirect(rows, outputs, moved)
+
+
 def _behind(rows: Rows, outputs: tuple[Argument, ...]) -> set[int]:
     """The outputs, and all nodes whose storage they may share: those that they are views of."""
     waiting = [value.index for _, value in walk_arguments(outputs) if isinstance(value, Ref)]
@@ -204,8 +226,8 @@ def _redirect(
 
 
 PASSES: tuple[Pass, ...] = (
-    cut_metadata_edges, drop_clones, drop_copies, restore_mask_flags, restore_grouped_heads,
-    drop_dead,
+    cut_metadata_edges, drop_clones, drop_copies, drop_broadcasts, restore_mask_flags,
+    restore_grouped_heads, drop_dead,
 )  # fmt: skip
 """What capture does to the traced rows, in order."""
 

@@ -244,8 +244,10 @@ def _nan_mean(call: Call) -> int:
 
 
 def _count_nonzero(call: Call) -> int:
-    """Which are not zero, counted as integers."""
+    """Which are not zero, counted as integers; of all without a dimension none are kept."""
     first = call.operands[0]
+    if call.argument(1, "dim") in (None, ()):
+        return 0
     truth = 0 if first.dtype == "bool" else first.layout.numel
     return truth + _INDEX * first.layout.numel
 
@@ -313,7 +315,7 @@ COMPOSITE_WORKSPACES: dict[str, Workspace] = {
     "aten.quantile": _quantile,
     "aten.nanquantile": _nan_quantile,
     "aten.nanmean": _nan_mean,
-    "aten.count_nonzero.dim_IntList": on_cpu(_count_nonzero),
+    "aten.count_nonzero": on_cpu(_count_nonzero),
     **dict.fromkeys(("aten.cumsum", "aten.cumprod"), _cumulated),
     "aten.aminmax": on_cpu(_smallest_and_largest),
     "aten.histc": on_cpu(_histogram),

@@ -122,7 +122,7 @@ def _poisson(call: Call) -> int:
 def _triplet(call: Call) -> int:
     """A difference and its shift, one pair after the other; the distances."""
     terms = _terms(call)
-    distances = terms // max(call.operands[0].layout.shape[-1:] or (1,))
+    distances = terms // max(1, *call.operands[0].layout.shape[-1:])
     reduction = call.argument(7, "reduction", _MEAN)
     return _beside(call, 2 * terms + 4 * distances + _cast(call, reduction, distances))
 
@@ -130,7 +130,7 @@ def _triplet(call: Call) -> int:
 def _cosine_embedding(call: Call) -> int:
     """A product of all positions at a time; its sums, and what is made of them."""
     terms = _terms(call)
-    sums = terms // max(call.operands[0].layout.shape[-1:] or (1,))
+    sums = terms // max(1, *call.operands[0].layout.shape[-1:])
     reduction = call.argument(4, "reduction", _MEAN)
     return _beside(call, terms + 8 * sums + _cast(call, reduction, sums))
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from search_space.capture import capture
+from tests.tiny import Function
 from tuner import apply
 from tuner.measure.cpu import CpuBackend
 
@@ -63,3 +64,25 @@ def test_a_copy_that_broadcasts_stays(x: torch.Tensor) -> None:
     model = Spread().eval()
     assert _copies(model, x) == 1
     assert torch.equal(apply(model, (x,), memory_budget="min")(x), model(x))
+
+
+def test_tensors_that_broadcasting_leaves_as_they_are_are_read_themselves(x: torch.Tensor) -> None:
+    def loss(x: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.mse_loss(x.exp(), x.sin())
+
+    model = Function(loss)
+    graph = capture(model, (x,)).graph
+    assert not any("broadcast" in node.op or node.op == "getitem" for node in graph.nodes)
+    applied = apply(model, (x,))
+    assert torch.equal(applied(x), model(x))
+
+
+def test_tensors_that_are_broadcast_stay_so(x: torch.Tensor) -> None:
+    def wide(x: torch.Tensor) -> torch.Tensor:
+        one, other = torch.broadcast_tensors(x[:1].exp(), x.sin())
+        made: torch.Tensor = one * other
+        return made
+
+    model = Function(wide)
+    applied = apply(model, (x,))
+    assert torch.equal(applied(x), model(x))

@@ -46,8 +46,10 @@ def exact_cases(dtype: torch.dtype) -> Iterator[Case]:
         yield "_safe_softmax.default", (None, dim), {}
         yield "nanmean.default", (None, [dim]), {}
         yield "count_nonzero.dim_IntList", (None, [dim]), {}
+        yield "count_nonzero.default", (None, dim), {}
     yield "median.default", (None,), {}
     yield "nanmean.default", (None,), {}
+    yield "count_nonzero.default", (None,), {}
     yield "msort.default", (None,), {}
     for order in (1, 2, 3):
         yield "diff.default", (None, order, 1), {}
