@@ -189,11 +189,12 @@ def _export(flat: _Flat, tensors: tuple[torch.Tensor, ...]) -> tuple[Any, frozen
             "long loops"
         ) from error
     signature = program.graph_signature
-    if signature.buffers_to_mutate or signature.user_inputs_to_mutate:
-        changed = [*signature.buffers_to_mutate.values(), *signature.user_inputs_to_mutate.values()]
+    changed = [one.target for one in signature.output_specs if one.kind.name.endswith("_MUTATION")]
+    if changed:
         raise CaptureError(
             f"the model changes {', '.join(map(repr, changed[:3]))} in place while it runs; such a "
-            "model cannot be captured. Turn the cache or running statistics off"
+            "model cannot be captured. Turn the cache or running statistics off; where it does so "
+            "at its first call alone, call it once before"
         )
     return program, fresh
 

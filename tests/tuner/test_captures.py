@@ -11,7 +11,9 @@ import torch
 from torch import nn
 
 from search_space.capture import Capture
+from search_space.errors import CaptureError
 from search_space.rewrites import Kernels
+from tuner import apply
 from tuner.runtime import blocks, captures
 from tuner.runtime.blocks import Family, Target
 from tuner.runtime.captures import Captures, Located
@@ -87,3 +89,33 @@ def test_the_oldest_goes_first_and_frees_what_was_made_of_it(locate: Locate) -> 
     assert len(forms._kept) == MOST
     kept = locate(torch.ones(5, 4), 3.0).captured  # (another length is served by what is kept)
     assert kept is seen[2]()
+
+
+class Rescaled(nn.Module):
+    """Changes its weights at its first call, as RWKV does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(4, 4)
+        self.is_rescaled = False
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.is_rescaled:
+            with torch.no_grad():
+                self.inner.weight.div_(2)
+            self.is_rescaled = True
+        y: torch.Tensor = self.inner(x).softmax(-1)
+        return y
+
+
+def test_a_model_that_changes_its_weights_is_refused_and_left_as_it_was() -> None:
+    model, x = Rescaled().eval(), torch.ones(3, 4)
+    before = model.inner.weight.detach().clone()
+    with pytest.raises(CaptureError, match=r"changes '.*inner.weight' in place.*call it once"):
+        apply(model, (x,))
+    assert not model.is_rescaled
+    assert torch.equal(model.inner.weight, before)
+    with torch.no_grad():
+        expected = model(x)
+        assert torch.equal(model.inner.weight, before / 2)
+        torch.testing.assert_close(apply(model, (x,))(x), expected)
