@@ -66,6 +66,13 @@ def op_graph(op: str, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = 
     return SizedGraph((*leaves.values(), node), (Ref(node.index),), ())
 
 
+def argument_names(op: str) -> list[str]:
+    """The names of an op's arguments, by torch's schema."""
+    namespace, packet, overload = op.split(".")
+    function = getattr(getattr(getattr(torch.ops, namespace), packet), overload)
+    return [argument.name for argument in function._schema.arguments]
+
+
 def _meta(tensor: torch.Tensor) -> Tensor:
     dtype = str(tensor.dtype).removeprefix("torch.")
     return Tensor(tuple(tensor.shape), tuple(tensor.stride()), dtype, "cpu")

@@ -26,8 +26,7 @@ from search_space.graph import (
     walk_arguments,
 )
 from search_space.probe import Prober, verify
-from search_space.torch_ops import torch_op
-from tests.one_op import Row, i, op_graph, t
+from tests.one_op import Row, argument_names, i, op_graph, t
 from tests.search_space.test_dim_rules import ROWS
 from tests.search_space.test_dim_rules_wide import WIDE
 from tests.tiny import Function, analysed
@@ -409,7 +408,7 @@ def dims_of(graph: SizedGraph) -> range:
 @pytest.mark.parametrize("case", [*ROWS, *WIDE], ids=str)
 @pytest.mark.parametrize("kept", [0, 1, 2])
 def test_arguments_by_keyword_are_understood_or_refused(case: Row, kept: int) -> None:
-    names = [argument.name for argument in torch_op(case.op)._schema.arguments]  # type: ignore[attr-defined]
+    names = argument_names(case.op)
     moved = {names[place]: value for place, value in enumerate(case.args) if place >= kept}
     graph = op_graph(case.op, case.args[:kept], {**moved, **case.kwargs})
     node = graph.nodes[-1]

@@ -18,8 +18,7 @@ from hypothesis import strategies as st
 from search_space.dim_rules import Query, find_rule
 from search_space.graph import SizedGraph
 from search_space.probe import verify
-from search_space.torch_ops import torch_op
-from tests.one_op import Row, allowed, op_graph
+from tests.one_op import Row, allowed, argument_names, op_graph
 from tests.search_space.test_dim_rules import ROWS
 from tests.search_space.test_dim_rules_wide import WIDE
 
@@ -90,7 +89,7 @@ def varied(draw: st.DrawFn, case: Row) -> SizedGraph:
     rank = max((tensor.dim() for tensor in given_tensors), default=1)
     also_named = draw(st.booleans())
     redraw = draw(st.booleans())
-    names = [argument.name for argument in torch_op(case.op)._schema.arguments]  # type: ignore[attr-defined]
+    names = argument_names(case.op)
 
     def change(value: Any, name: str) -> Any:
         if isinstance(value, torch.Tensor):

@@ -80,6 +80,14 @@ def chosen(q: torch.Tensor, k: torch.Tensor, mask: torch.Tensor) -> torch.Tensor
     return torch.where(mask > -1.0, scores, LOWEST).softmax(-1)
 
 
+def slopes_and_a_condition(q: torch.Tensor, k: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """As MPT writes it: one row of slopes, of a size that is 1 at all lengths but not by name."""
+    slopes = torch.linspace(0, 1, HEADS * 160).view(HEADS, 1, 160)
+    first = max(0, 1 - q.shape[-2])
+    scores = q @ k.transpose(-1, -2) * 0.3 + slopes[:, first:, 160 - k.shape[-2] :]
+    return scores.masked_fill(mask < -1.0, LOWEST).softmax(-1)
+
+
 def causal(q: torch.Tensor, k: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     places = torch.arange(q.shape[-2])
     hidden = torch.where(places[None, :] <= places[:, None], 0.0, LOWEST)
@@ -104,6 +112,7 @@ FORMS: dict[str, tuple[Scores, bool, int]] = {
     "biased twice": (biased_twice, False, 1),
     "filled": (filled, False, 1),
     "chosen": (chosen, False, 2),
+    "slopes and a condition": (slopes_and_a_condition, False, 1),
     "causal": (causal, False, 1),
     "causal by a constant": (causal_by_constant, False, 1),
     "added": (added, True, 1),
