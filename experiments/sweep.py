@@ -6,6 +6,7 @@ and never give a wrong number. Each runs in a process of its own::
     python -m experiments.sweep                    # all families, then the page
     python -m experiments.sweep --missing          # those that the page does not have yet
     python -m experiments.sweep whisper mamba      # only these; the rest of the page stays
+    python -m experiments.sweep --fused --save runs/fused.md   # attention written out, run fused
 
 After each family the page and its records are written. The exit code is 1 where any crashed or gave
 wrong numbers.
@@ -27,15 +28,16 @@ from tuner.measure.isolate import Isolated
 RESULTS = Path(__file__).parent / "results" / "cpu" / "families.md"
 
 
-def try_family(name: str, timeout_s: float, log: Path) -> dict[str, Any]:
+def try_family(name: str, timeout_s: float, log: Path, *, fused: bool = False) -> dict[str, Any]:
     """One family's record: its eager peak, and a reply for each budget.
 
     Args:
         timeout_s: for the family as a whole; what is under way then is killed, and what came
             before it is kept.
+        fused: with attention written out where the library has it so, and run fused.
     """
     started = time.monotonic()
-    spec = {"name": name, "tell_after_s": 0.9 * timeout_s}
+    spec = {"name": name, "tell_after_s": 0.9 * timeout_s, "fused": fused}
     record: dict[str, Any] = {"name": name, "budgets": {}}
     with Isolated(
         "experiments.sweep_session:Session", spec, log=log, start_timeout_s=timeout_s
@@ -68,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     names = options.families or [n for n in FAMILIES if not options.missing or n not in known]
     bad = False
     for name in names:
-        record = try_family(name, options.timeout, options.log)
+        record = try_family(name, options.timeout, options.log, fused=options.fused)
         print(f"{name} ({record['seconds']:.0f} s): {verdict(record)}", flush=True)
         bad = bad or bool(faults(record))
         known[name] = record
@@ -100,6 +102,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("families", nargs="*", metavar="FAMILY", help=", ".join(FAMILIES))
     parser.add_argument("--missing", action="store_true", help="only those without a record")
+    parser.add_argument(
+        "--fused", action="store_true",
+        help="write attention out where the library can, and run it as fused kernels",
+    )  # fmt: skip
     parser.add_argument("--timeout", type=float, default=120.0, help="of one family, in seconds")
     parser.add_argument(
         "--save", type=Path, metavar="FILE", default=RESULTS,

@@ -15,6 +15,7 @@ os.environ.update(QUIET)
 
 import torch
 
+from experiments.image_models import set_attention
 from experiments.judge import Judge, make_judge
 from experiments.zoo import FAMILIES
 from search_space.eager_peak import eager_peak_bytes
@@ -33,6 +34,10 @@ class Session:
         faulthandler.dump_traceback_later(spec["tell_after_s"])  # what took so long, in the log
         chosen = FAMILIES[spec["name"]]
         self._model, inputs = chosen()
+        self._kernels = None
+        if spec.get("fused"):
+            self._kernels = "sdpa"
+            write_out(self._model)
         self._lengths = tuple(dict.fromkeys(chosen.lengths))
         self._given = [inputs(length) for length in self._lengths]
         self._backend = backend_for("cpu")
@@ -67,7 +72,7 @@ class Session:
 
     def _applied(self, budget: float | int | str) -> Applied:
         args, kwargs = self._given[0]
-        return apply(self._model, args, kwargs, memory_budget=budget)
+        return apply(self._model, args, kwargs, memory_budget=budget, kernels=self._kernels)
 
     def _judge(self, place: int) -> Judge:
         if place not in self._judges:
@@ -100,6 +105,15 @@ class Session:
             "length": length, "error": judged.error, "wrong": judged.reason,
             "predicted_bytes": fast.predicted_peak_bytes, "measured_bytes": peak.requested_bytes,
         }  # fmt: skip
+
+
+def write_out(model: torch.nn.Module) -> None:
+    """Have a library's model write its attention out, where it offers a choice."""
+    if type(model).__module__.startswith("diffusers."):
+        set_attention(model, "eager")
+    choose = getattr(model, "set_attn_implementation", None)
+    if choose is not None:
+        choose("eager")
 
 
 def _call(model: torch.nn.Module, given: Inputs) -> Any:

@@ -99,6 +99,17 @@ def test_a_family_is_tried_in_a_process_of_its_own(
     assert "| whisper |" in target.read_text(encoding="utf-8")
 
 
+def test_a_family_is_tried_with_attention_run_fused(tmp_path: Path) -> None:
+    target = tmp_path / "page.md"
+    options = ["--fused", "--save", str(target), "--log", str(tmp_path / "log")]
+    assert main(["gpt_neox", *options]) == 0
+    record = read_records(target)["gpt_neox"]
+    for reply in record["budgets"].values():
+        for run in reply["runs"]:
+            assert run["predicted_bytes"] == run["measured_bytes"]
+    assert record["budgets"]["min"]["runs"][0]["measured_bytes"] < record["eager"]["peak_bytes"]
+
+
 def test_an_unknown_family_is_refused_with_those_there_are(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
