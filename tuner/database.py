@@ -182,15 +182,22 @@ def write_graph(plans: Path, device: str, model: str, entry: GraphEntry) -> Path
 
 
 def check_writable(plans: Path, device: str, model: str) -> None:
-    """Whether a model's plans can be written later on, when much has been measured for them.
+    """Whether a model's plans can be written later on, when much has been measured for them. Makes
+    nothing itself.
 
     Raises:
         DatabaseError: the existing file is damaged, or the folder cannot be written.
     """
     path = model_path(plans, device, model)
-    with _locked(path):
-        if path.exists():
-            read_file(path)
+    place = path.parent
+    while not place.exists():
+        place = place.parent
+    if not place.is_dir():
+        raise _unwritten(path, NotADirectoryError(f"{place} is no folder"))
+    if not os.access(place, os.W_OK):
+        raise _unwritten(path, PermissionError(f"{place} is read-only"))
+    if path.exists():
+        read_file(path)
 
 
 def change_file(

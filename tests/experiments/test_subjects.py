@@ -122,7 +122,8 @@ def test_eager_peaks_are_the_figures_that_the_bars_are_set_against(bar: Bar) -> 
     [
         (partial(subjects.esmfold_block), 128, 109.4),
         (partial(subjects.unet2d), 64, 135.5),
-        (partial(families.vae_decoder), 64, 384.0),
+        # (by the allocator; 384.0 without what convolutions copy)
+        (partial(families.vae_decoder), 64, 480.6),
     ],
     ids=["esmfold_block", "unet2d", "vae_decoder"],
 )
