@@ -107,9 +107,21 @@ class Session:
         }  # fmt: skip
 
 
+def has_plain_attention(model: torch.nn.Module) -> bool:
+    """Whether all attention of a diffusers model is the library's plain one, of which there are
+    both forms."""
+    from diffusers.models.attention_processor import Attention, AttnProcessor, AttnProcessor2_0
+
+    return all(
+        isinstance(module.processor, (AttnProcessor, AttnProcessor2_0))
+        for module in model.modules()
+        if isinstance(module, Attention)
+    )
+
+
 def write_out(model: torch.nn.Module) -> None:
     """Have a library's model write its attention out, where it offers a choice."""
-    if type(model).__module__.startswith("diffusers."):
+    if type(model).__module__.startswith("diffusers.") and has_plain_attention(model):
         set_attention(model, "eager")
     choose = getattr(model, "set_attn_implementation", None)
     if choose is not None:
