@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from search_space.graph import ITEM_BYTES, Argument
-from search_space.layout import Layout, is_contiguous
+from search_space.layout import Layout, is_channels_last, is_contiguous, is_dense
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +59,23 @@ def on_cpu(rule: Workspace) -> Workspace:
 def copy_bytes(operand: Operand) -> int:
     """The row-major copy of an argument that does not lie so."""
     return 0 if is_contiguous(operand.layout) else operand.nbytes
+
+
+def image_copy_bytes(operand: Operand) -> int:
+    """The copy of an image that lies neither in rows nor with its channels last."""
+    layout = operand.layout
+    in_order = is_contiguous(layout) or (is_channels_last(layout) and is_dense(layout))
+    return 0 if in_order else operand.nbytes
+
+
+def contiguous_first(call: Call) -> int:
+    """Of kernels that read their first argument row-major."""
+    return copy_bytes(call.operands[0])
+
+
+def image_first(call: Call) -> int:
+    """Of kernels that read an image, their first argument, in rows or with its channels last."""
+    return image_copy_bytes(call.operands[0])
 
 
 def cpu_threads() -> int:

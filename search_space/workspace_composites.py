@@ -9,8 +9,15 @@ from __future__ import annotations
 from math import prod
 
 from search_space.graph import ITEM_BYTES, Argument
-from search_space.kernel_call import Call, Operand, Workspace, copy_bytes, on_cpu
-from search_space.layout import is_channels_last, is_contiguous, is_dense
+from search_space.kernel_call import (
+    Call,
+    Operand,
+    Workspace,
+    contiguous_first,
+    copy_bytes,
+    image_first,
+    on_cpu,
+)
 
 _INDEX = 8
 """Bytes of an index."""
@@ -29,16 +36,6 @@ def _whole(call: Call) -> int:
     sizes = [max(shape[-k] for shape in shapes if len(shape) >= k)
              for k in range(1, max(map(len, shapes)) + 1)]  # fmt: skip
     return prod(sizes)
-
-
-def _contiguous_first(call: Call) -> int:
-    return copy_bytes(call.operands[0])
-
-
-def _image_first(call: Call) -> int:
-    layout = call.operands[0].layout
-    in_order = is_contiguous(layout) or (is_channels_last(layout) and is_dense(layout))
-    return 0 if in_order else call.operands[0].nbytes
 
 
 def _one_more(call: Call) -> int:
@@ -302,7 +299,7 @@ COMPOSITE_WORKSPACES: dict[str, Workspace] = {
     "aten.trapezoid": _trapezoid_sums,
     "aten.vander": _one_more,
     "aten.linalg_vander": _one_more,
-    "aten.channel_shuffle": _contiguous_first,
+    "aten.channel_shuffle": contiguous_first,
     "aten.scatter_reduce": _scatter_reduce,
     "aten.index_reduce": _index_reduce,
     "aten.searchsorted": _searchsorted,
@@ -319,9 +316,9 @@ COMPOSITE_WORKSPACES: dict[str, Workspace] = {
     **dict.fromkeys(("aten.cumsum", "aten.cumprod"), _cumulated),
     "aten.aminmax": on_cpu(_smallest_and_largest),
     "aten.histc": on_cpu(_histogram),
-    "aten.pdist": on_cpu(_contiguous_first),
+    "aten.pdist": on_cpu(contiguous_first),
     "aten.col2im": _columns_to_image,
     "aten.affine_grid_generator": _affine_grid,
     "aten.upsample_bicubic2d": on_cpu(_cubic_weights),
-    **{f"aten.adaptive_max_pool{n}d": on_cpu(_image_first) for n in (2, 3)},
+    **{f"aten.adaptive_max_pool{n}d": on_cpu(image_first) for n in (2, 3)},
 }

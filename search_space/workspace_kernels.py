@@ -9,21 +9,17 @@ from __future__ import annotations
 from math import prod
 
 from search_space.graph import ITEM_BYTES, Argument
-from search_space.kernel_call import Call, Operand, Workspace
+from search_space.kernel_call import (
+    Call,
+    Workspace,
+    contiguous_first,
+    copy_bytes,
+    image_copy_bytes,
+    image_first,
+)
 from search_space.layout import Layout, contiguous, is_channels_last, is_contiguous, is_dense
 
 _HALF = ("bfloat16", "float16")
-
-
-def _copy(operand: Operand) -> int:
-    return 0 if is_contiguous(operand.layout) else operand.nbytes
-
-
-def _images_copy(operand: Operand) -> int:
-    """The copy of an image that lies neither in rows nor with its channels last."""
-    layout = operand.layout
-    in_order = is_contiguous(layout) or (is_channels_last(layout) and is_dense(layout))
-    return 0 if in_order else operand.nbytes
 
 
 def _ints(value: Argument) -> tuple[int, ...]:
@@ -31,20 +27,12 @@ def _ints(value: Argument) -> tuple[int, ...]:
     return tuple(v for v in values if isinstance(v, int))
 
 
-def _contiguous_first(call: Call) -> int:
-    return _copy(call.operands[0])
-
-
-def _image_first(call: Call) -> int:
-    return _images_copy(call.operands[0])
-
-
 def _softmax(call: Call) -> int:
     first = call.operands[0]
     if first.dtype != call.dtype:  # softmax(x, dim, dtype) casts first
         twice = 2 if is_dense(first.layout) and not is_contiguous(first.layout) else 1
         return twice * first.layout.numel * ITEM_BYTES[call.dtype]
-    return _copy(first)
+    return copy_bytes(first)
 
 
 # -- norms ---------------------------------------------------------------------------------------
@@ -60,7 +48,7 @@ def _layer_norm(call: Call) -> int:
     item = max((ITEM_BYTES[operand.dtype] for operand in call.operands), default=4)
     if not call.device.startswith("cpu"):
         item = max(item, 4)  # statistics of half precision are float32 there, whatever the weights
-    return 2 * item * (first.layout.numel // _inner(call)) + _copy(first)
+    return 2 * item * (first.layout.numel // _inner(call)) + copy_bytes(first)
 
 
 def _rms_norm(call: Call) -> int:
@@ -77,12 +65,12 @@ def _group_norm(call: Call) -> int:
     shape = first.layout.shape
     groups = call.argument(1, "num_groups", 1)
     count = groups if isinstance(groups, int) else 1
-    return 2 * 4 * shape[0] * count + _images_copy(first)
+    return 2 * 4 * shape[0] * count + image_copy_bytes(first)
 
 
 def _instance_norm(call: Call) -> int:
     first = call.operands[0]
-    return 4 * 4 * prod(first.layout.shape[:2]) + _copy(first)
+    return 4 * 4 * prod(first.layout.shape[:2]) + copy_bytes(first)
 
 
 # -- reductions ----------------------------------------------------------------------------------
@@ -180,25 +168,25 @@ def _triangle(call: Call) -> int:
 
 def _max_pool(call: Call) -> int:
     """The indices of the largest, which are dropped."""
-    return 8 * prod(call.shape) + _images_copy(call.operands[0])
+    return 8 * prod(call.shape) + image_copy_bytes(call.operands[0])
 
 
 def _adaptive_pool(call: Call) -> int:
     first = call.operands[0]
     if all(size == 1 for size in _ints(call.argument(1, "output_size"))):
         return _cast_up(call) + 64  # a mean
-    return _images_copy(first)
+    return image_copy_bytes(first)
 
 
 def _pad(call: Call) -> int:
     """Only where the rim repeats what is within."""
     constant = call.argument(2, "mode", "constant") == "constant"
-    return 0 if constant else _images_copy(call.operands[0])
+    return 0 if constant else image_copy_bytes(call.operands[0])
 
 
 def _windows(call: Call) -> int:
     first = call.operands[0]
-    return first.nbytes + _copy(first)
+    return first.nbytes + copy_bytes(first)
 
 
 def _linear_weights(call: Call) -> int:
@@ -248,9 +236,9 @@ KERNEL_WORKSPACES: dict[str, Workspace] = {
         ("aten.softmax", "aten.log_softmax", "aten._softmax", "aten._log_softmax"), _softmax
     ),
     "aten.layer_norm": _layer_norm,
-    "aten.native_layer_norm": _contiguous_first,
+    "aten.native_layer_norm": contiguous_first,
     "aten.group_norm": _group_norm,
-    "aten.native_group_norm": _image_first,
+    "aten.native_group_norm": image_first,
     "aten.instance_norm": _instance_norm,
     "aten.rms_norm": _rms_norm,
     "aten._fused_rms_norm": _rms_norm,
@@ -267,26 +255,26 @@ KERNEL_WORKSPACES: dict[str, Workspace] = {
     "aten.gather": _gather,
     "aten.scatter": _scatter,
     "aten.scatter_add": _scatter,
-    "aten.index_select": _contiguous_first,
-    "aten.bucketize": _contiguous_first,
+    "aten.index_select": contiguous_first,
+    "aten.bucketize": contiguous_first,
     "aten.tril": _triangle,
     "aten.triu": _triangle,
-    "aten.avg_pool1d": _image_first,
-    "aten.avg_pool2d": _image_first,
-    "aten.avg_pool3d": _image_first,
+    "aten.avg_pool1d": image_first,
+    "aten.avg_pool2d": image_first,
+    "aten.avg_pool3d": image_first,
     "aten.max_pool1d": _max_pool,
     "aten.max_pool2d": _max_pool,
     "aten.max_pool3d": _max_pool,
-    "aten.max_pool2d_with_indices": _image_first,
-    "aten.max_pool3d_with_indices": _image_first,
+    "aten.max_pool2d_with_indices": image_first,
+    "aten.max_pool3d_with_indices": image_first,
     "aten.adaptive_avg_pool1d": _adaptive_pool,
     "aten.adaptive_avg_pool2d": _adaptive_pool,
     "aten.adaptive_avg_pool3d": _adaptive_pool,
-    "aten.pixel_shuffle": _image_first,
-    "aten.pixel_unshuffle": _image_first,
+    "aten.pixel_shuffle": image_first,
+    "aten.pixel_unshuffle": image_first,
     "aten.pad": _pad,
     **{
-        f"aten.{name}_pad{n}d": _image_first
+        f"aten.{name}_pad{n}d": image_first
         for name in ("reflection", "replication") for n in (1, 2, 3)
     },
     "aten.im2col": _windows,
