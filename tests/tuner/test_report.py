@@ -226,6 +226,9 @@ def test_targets_are_told_apart_and_a_refused_one_is_a_failure(tmp_path: Path) -
     assert "targets=['b.*']" in text
     assert max(Counter(page.ids).values()) == 1
     assert len({chart.name for chart in charts(run)}) == len(charts(run))
+    with Ledger(tmp_path / "ledger.jsonl") as ledger:
+        ledger.append("target", {"target": "b.7"})  # a later session, which can do it
+    assert set(run.refused) == {"b.7"} and not read_run(tmp_path).refused
 
 
 def test_a_ledger_of_a_campaign_that_has_just_begun_gives_a_page(tmp_path: Path) -> None:

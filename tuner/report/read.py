@@ -119,6 +119,7 @@ def _environment(run: Run, record: Row) -> None:
 
 def _target(run: Run, record: Row) -> None:
     run.target = str(record["target"])
+    run.refused.pop(run.target, None)  # (what a later session can do was not refused)
     if record.get("status") == "refused":
         run.refused[run.target] = str(record["reason"])
 
