@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from search_space.layout import Layout, is_dense
 from search_space.scatters import copy, diagonal_scatter, select_scatter, slice_scatter
 from tests.tiny import Function
 from tuner import apply
@@ -94,6 +95,17 @@ def test_models_that_write_parts_keep_their_budget(
         measured = CpuBackend().peak(lambda: fast(x))[1].activation_bytes
     assert measured == pytest.approx(fast.predicted_peak_bytes, rel=0.01)
     assert budget == 1.0 or fast.plan.choices
+
+
+@pytest.mark.parametrize("forward", [one_row, every_second, a_corner])
+def test_what_is_written_is_told_as_dense_as_it_is(
+    forward: Callable[[torch.Tensor], torch.Tensor]
+) -> None:
+    x = drawn(4, 256, 64)
+    graph = apply(Function(forward), (x,)).prepare(x).analysis.sized
+    written = [node.output for node in graph.nodes if "scatter" in node.op or "copy" in node.op]
+    assert written
+    assert all(is_dense(Layout(tensor.shape, tensor.strides)) for tensor in written)
 
 
 def test_what_is_written_in_parts_compiles() -> None:

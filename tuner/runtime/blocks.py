@@ -30,7 +30,7 @@ from tuner.runtime.compiled_run import Tried, try_compiled
 from tuner.runtime.equal_blocks import Attribute, differing_attributes, skeleton, watch_reads
 from tuner.runtime.gate import GATE
 from tuner.runtime.generate import generate, with_weights_of
-from tuner.runtime.replaced import Replaced, unchanged
+from tuner.runtime.replaced import Replaced
 from tuner.runtime.signature import autocast_state, layout
 from tuner.runtime.wish import Compiling
 
@@ -156,7 +156,6 @@ class Family:
         with (
             GATE.tracing(),
             target.replaced.bare() as module,
-            unchanged(module),
             watch_reads(module, watched) as reads,
         ):
             made = capture(module, args, kwargs)

@@ -14,7 +14,6 @@ from search_space.capture import Capture, capture
 from search_space.errors import UnsupportedSizes
 from tuner.runtime.gate import GATE
 from tuner.runtime.kernels import with_rewrites
-from tuner.runtime.replaced import unchanged
 from tuner.runtime.signature import Witness, autocast_state, layout
 
 log = logging.getLogger("autochunk")
@@ -79,7 +78,7 @@ class Captures:
                 return locate_in(kept, leaves)
             except UnsupportedSizes:
                 continue
-        with GATE.tracing(), unchanged(self.model), torch.no_grad():
+        with GATE.tracing(), torch.no_grad():
             plain = pytree.tree_map_only(torch.Tensor, _plain_strides, (tuple(args), dict(kwargs)))
             made = capture(self.model, *plain)
         note_values((kept_key for kept_key, _ in self._kept), key, args, kwargs)
