@@ -288,6 +288,26 @@ def test_what_was_run_counts_after_the_limits_are_spent(tmp_path: Path) -> None:
     assert [one.plan for one in before.confirmed] == [one.plan for one in after.confirmed]
 
 
+def test_plans_that_are_refused_count_after_the_limits_are_spent_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused: list[Plan] = []
+
+    def refusal(state: State, one: Length, plan: Plan) -> str:
+        if plan.choices and not refused:
+            refused.append(plan)
+        return "needs too much" if plan in refused else ""
+
+    monkeypatch.setattr("tuner.steps.confirm._refusal", refusal)
+    values = campaign(tmp_path, seq_lens=[96], limits={"runs": 2}, cost_model={"timings_s": 0})
+    ran = []
+    for _ in range(2):
+        (length,) = run_campaign(parse_config(values, tmp_path)).lengths
+        ran.append([(one.plan, one.status) for one in length.confirmed])
+    assert (refused[0], "oom_predicted") in ran[0]
+    assert ran[0] == ran[1]
+
+
 def test_finalists_known_well_stay_so_after_the_limits_are_spent(tmp_path: Path) -> None:
     values = campaign(tmp_path, seq_lens=[96], cost_model={"timings_s": 0.3})
     (before,) = run_campaign(parse_config(values, tmp_path)).lengths
